@@ -84,6 +84,7 @@ function range({ minimum, exclusiveMinimum, maximum }) {
 }
 
 function inWords(list) {
+  if (list.length === 1) return list[0]
   return `${list.slice(0, -1).join(', ')} or ${list.at(-1)}`
 }
 

@@ -34,6 +34,12 @@ const elsewhere: readonly Elsewhere[] = [
     as: 'packAll(',
   },
   {
+    page: 'docs/how-to/deploy.md',
+    begins: 'baton shift web',
+    runBy: 'test/shift.test.ts',
+    as: "baton('shift', service",
+  },
+  {
     page: 'docs/internals/simulation.md',
     begins: 'npm test -- packages/broker/test/simulation',
     because: SUITE,

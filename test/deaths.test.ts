@@ -268,11 +268,14 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
     const all = load()
     await served(all)
     const worker = await onlyWorker(t, broker)
+    const shift = await baton(t, broker, 'shift', 'web', '--to', '2.0', '--share', '10%')
+    t.same(shift.lines, ['web: 10% of new connections go to version 2.0'])
     broker.program.kill('SIGKILL')
     await broker.until((status) => status.broker.master === null, 'the worker has noticed')
     await served(all)
     const status = await baton(t, broker, 'status')
     t.match(status.lines.join('\n'), /no master: it was killed/)
+    t.match(status.lines.join('\n'), /^web: 10% of new connections go to version 2\.0; none/m)
     const refused = await baton(t, broker, 'reload')
     t.match(refused.lines.join('\n'), /no master, because it was killed/)
 
@@ -300,6 +303,12 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
     t.equal((await unaccounted(broker)).unaccounted, 0)
     const accepted = 'baton_connections_accepted_total{listener="web"}'
     t.equal(after.get(accepted), (before.get(accepted) ?? 0) + all.length, 'the counters have gone on')
+    t.equal(after.get('baton_shift_share{service="web",version="2.0"}'), 0.1, 'and so does a shift')
+    t.match((await broker.status()).services, [{ name: 'web', shift: { to: '2.0', share: 10 } }])
+    t.equal(
+      (await baton(t, broker, 'shift', 'web', '--off')).lines[0],
+      'web: new connections are no longer shifted',
+    )
     t.equal(after.get('baton_worker_deaths_total'), before.get('baton_worker_deaths_total'))
   })
 

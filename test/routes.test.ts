@@ -77,12 +77,20 @@ const broker: Broker = await startBroker(t, {
         proxyProtocol: { from: [`uid:${uid}`] },
         listen: `unix:${unixPath}`,
       }),
+      listener('versions', {
+        service: 'two',
+        routes: [
+          { path: '/beta', service: 'two', version: '2.0' },
+          { path: '/relayed', service: 'shop', version: '2.0' },
+        ],
+      }),
       listener('tls', { protocol: 'tls', routes: TLS_ROUTES, service: null, proxyProtocol: null }),
       listener('tlsproxy', { protocol: 'tls', routes: TLS_ROUTES, service: null, proxyProtocol: TRUSTED }),
     ],
     services: {
       web: { ...PATIENT, parkAfter: '0ms' },
       api: { ...PATIENT, parkAfter: '0ms' },
+      two: { ...PATIENT, parkAfter: '0ms' },
       // Relayed: its backend gets the client's address by another way.
       shop: { ...PATIENT, handoff: 'off' },
       a: PATIENT,
@@ -93,9 +101,21 @@ const broker: Broker = await startBroker(t, {
   },
 })
 
-async function start(service: string, program = 'http-backend.mjs'): Promise<number> {
-  const backend = new Program(t, process.execPath, [join(root, 'test/programs', program)], {
-    env: { BATON_SOCKET: broker.control, BATON_SERVICE: service, DRAIN_DEADLINE: '10m', KEY, CERTIFICATE },
+async function start(
+  service: string,
+  program = 'http-backend.mjs',
+  version = '1.0',
+  test = t as Test,
+): Promise<number> {
+  const backend = new Program(test, process.execPath, [join(root, 'test/programs', program)], {
+    env: {
+      BATON_SOCKET: broker.control,
+      BATON_SERVICE: service,
+      BATON_VERSION: version,
+      DRAIN_DEADLINE: '10m',
+      KEY,
+      CERTIFICATE,
+    },
   })
   await backend.message('ready')
   return backend.pid
@@ -104,6 +124,7 @@ const pids = {
   web: await start('web'),
   api: await start('api'),
   shop: await start('shop'),
+  two: await start('two'),
   a: await start('a', 'h2-backend.mjs'),
   b: await start('b', 'h2-backend.mjs'),
 }
@@ -242,6 +263,48 @@ void t.test(
     client.send('\r\n\r\n')
     await client.ended
     t.match(client.received, /^HTTP\/1\.1 431 /, 'from the server of the backend')
+  },
+)
+
+void t.test(
+  'a route with a version: connections wait for a backend of it, and others do not wait behind them',
+  { timeout: LIMIT },
+  async (t) => {
+    const held = (service: string) => broker.metric(`baton_connections_held{service="${service}"}`)
+    const early = await open(t, 'versions')
+    early.send(head('/beta', 'Host: x'))
+    const relayed = await open(t, 'versions')
+    relayed.send(head('/relayed', 'Host: x'))
+    await eventually(async () => (await held('two')) === 1 && (await held('shop')) === 1, 'they are held')
+    t.equal(await routed(t, 'versions', head('/', 'Host: x')), 'two')
+    t.ok((await reload(t, broker)).success)
+    await eventually(async () => (await held('two')) === 1 && (await held('shop')) === 1, 'they have moved')
+    t.equal(await routed(t, 'versions', head('/', 'Host: x')), 'two')
+
+    const beta = await start('two', 'http-backend.mjs', '2.0', t)
+    t.equal((await answered(early)).pid, beta)
+    const relay = await start('shop', 'http-backend.mjs', '2.0', t)
+    t.equal((await answered(relayed)).pid, relay)
+    for (const client of [early, relayed]) client.socket.destroy()
+    const seen = new Set<number>()
+    for (let count = 0; count < 6; count++) {
+      const client = await open(t, 'versions')
+      client.send(head('/beta/a', 'Host: x'))
+      seen.add((await answered(client)).pid)
+      client.socket.destroy()
+    }
+    t.same(seen, new Set([beta]))
+
+    const kept = await open(t, 'versions')
+    for (let count = 0; count < 4; count++) {
+      kept.send(head('/beta', 'Host: x'))
+      t.equal((await answered(kept)).pid, beta, 'each request of a connection that is kept')
+      await eventually(
+        async () => (await broker.status()).services.some(({ parked }) => parked > 0),
+        'it is parked',
+      )
+    }
+    kept.socket.destroy()
   },
 )
 

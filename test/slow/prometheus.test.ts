@@ -9,6 +9,7 @@ import { startBackend } from '../support/backend.ts'
 import { type Broker, startBroker } from '../support/broker.ts'
 import { eventually } from '../support/eventually.ts'
 import { read } from '../support/markdown.ts'
+import { say } from '../support/operator.ts'
 import { cleanEnvironment, Program, root, temporaryFolder } from '../support/process.ts'
 import { selectorsOf } from '../support/promql.ts'
 import { LIMIT } from '../support/limits.ts'
@@ -163,6 +164,8 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
   const broker = await startBroker(t)
   const backend = await startBackend(t, broker)
   t.equal((await fetch(broker.url(), { headers: { connection: 'close' } })).status, 200)
+  // Its series exists only while a share of the connections is shifted.
+  t.match(await say(t, broker, 'shift web to=2.0 share=10%'), /^Success=1$/m)
   const exposition = await broker.metrics()
 
   await t.test('every metric has a help text of its own', async (t) => {

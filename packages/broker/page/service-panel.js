@@ -94,7 +94,7 @@ export class ServicePanel {
   /** @param {{ service: ServiceStatus, listeners: readonly ListenerStatus[], figures: ServiceRates | null, moments: readonly Moment[], now: number }} shown */
   update({ service, listeners, figures, moments, now }) {
     this.#service = service
-    setText(this.#listeners, [...listeners.map(describe), service.balance].join(' · '))
+    setText(this.#listeners, [...listeners.map(describe), service.balance, ...shiftOf(service)].join(' · '))
     const ready = service.backends.filter(({ state }) => state === 'ready').length
     // Services with plain upstreams or `handoff: off` serve without any registered backend.
     const idle = ready === 0 && service.handoff === 'auto' && service.held > 0
@@ -119,6 +119,13 @@ function ordered({ paused, maintenance }) {
   if (!paused) return undefined
   const until = paused.until === null ? '' : ` until ${paused.until}`
   return `Paused${until}: new clients wait, unread.`
+}
+
+/** @param {ServiceStatus} service */
+function shiftOf({ shift }) {
+  return shift
+    ? [`${shift.canary ? 'canary: ' : ''}${shift.share} % of new connections to version ${shift.to}`]
+    : []
 }
 
 /** @param {ListenerStatus} listener */

@@ -15,6 +15,7 @@ export const messages = {
   BATON_ERR_NOT_MANAGED:
     'the service has no command: start the new version yourself, then drain the old one with baton drain',
   BATON_ERR_DEPLOY_RUNNING: 'a deploy is already in progress',
+  BATON_ERR_NO_CANARY: 'a canary is not possible',
 } as const
 
 export type BrokerErrorCode = keyof typeof messages

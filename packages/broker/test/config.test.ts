@@ -86,6 +86,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
           handBack: 'drain',
           parkAfter: null,
           handBackWindow: 64,
+          sticky: 'address',
           drainDeadline: null,
           failureLimit: { failures: 8, window: 30_000, pause: 30_000 },
           command: null,
@@ -556,6 +557,15 @@ void t.test('routes are checked: each problem has the path of its route', async 
       routes({ path: '/a' }, { host: 'b' }, { path: '/a/b' }),
       /routes\[2\]: is never chosen: routes\[0\] takes all/,
     ],
+    [routes({ path: '/', version: '' }), /routes\[0\]\.version: a version has 1 to 128 printable characters/],
+    [routes({ path: '/', version: '2 0' }), /routes\[0\]\.version: a version has 1 to 128 printable/],
+    [routes({ path: '/', version: 2 }), /routes\[0\]\.version: expected a string, got 2$/],
+    [routes({ path: '/', version: 'v'.repeat(129) }), /routes\[0\]\.version: a version has 1 to 128/],
+    [
+      routes({ path: '/', service: null, version: '2.0' }),
+      /routes\[0\]\.version: has no effect: the connections are rejected$/,
+    ],
+    [routes({ version: '2.0' }), /^listeners\[0\]\.routes\[0\]: needs a condition$/],
     [routes({ hots: 'a' }), /routes\[0\]\.hots: unknown key \(did you mean "host"\?\)/],
     [withListener({ service: null }), /^listeners\[0\]\.service: must name a service: there are no routes$/],
     [
@@ -628,4 +638,21 @@ void t.test('routes are checked: each problem has the path of its route', async 
     ['services.idle'],
     'a service of a route is used',
   )
+})
+
+void t.test('a route to a version that no process of the service has is warned about', async (t) => {
+  const warned = (service: Record<string, unknown>, version: string) =>
+    warningsOf(
+      parseConfig({
+        ...withListener({ routes: [{ path: '/', service: 'web', version }] }),
+        services: { web: service },
+      }),
+    ).map(({ path, message }) => `${path}: ${message}`)
+  const managed = { command: ['app'], env: { BATON_VERSION: '1.0' } }
+  t.match(warned(managed, '2.0'), [
+    /^listeners\[0\]\.routes\[0\]\.version: the processes of service "web" have the version "1\.0"/,
+  ])
+  t.same(warned(managed, '1.0'), [])
+  t.same(warned({ ...managed, external: true }, '2.0'), [], 'others may register')
+  t.same(warned({}, '2.0'), [])
 })

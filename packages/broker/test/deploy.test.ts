@@ -5,6 +5,7 @@ import { pino } from 'pino'
 import t from 'tap'
 import { parseConfig } from '../src/config/config.ts'
 import { Deployer, type DeployerParts } from '../src/master/deploy/deployer.ts'
+import type { CanaryPlan } from '../src/master/deploy/deploy.ts'
 import { startDeploy, startReturn } from '../src/master/deploy/rolling-deploy.ts'
 import type { DeployProgress } from '../src/master/deploy/messages.ts'
 import type { BackendReport } from '../src/master/fleet/backend-report.ts'
@@ -40,7 +41,7 @@ class Scene {
     })
   }
 
-  deploy(version = '2', more: { atOnce?: number } = {}) {
+  deploy(version = '2', more: { atOnce?: number; canary?: CanaryPlan } = {}) {
     const service = this.config(2, version).services.get('web')!
     return startDeploy(this.fleet, { ...this.#options(service), ...more })
   }
@@ -540,4 +541,225 @@ void t.test('an abort without anything to abort says so, and changes nothing', a
     log: ['web: nothing to abort: no deploy is in progress, and no instance is of a new version'],
   })
   t.equal(scene.os.running.length, started)
+})
+
+/** A deploy whose first step is a canary, on a fleet of two. */
+class CanaryScene extends Scene {
+  /** Shares of the new version, and drains, in order. */
+  readonly steps: unknown[] = []
+  readonly old: readonly VirtualProcess[]
+  readonly #totals = new Map<string, NonNullable<BackendReport['tally']>>()
+
+  constructor() {
+    super(2)
+    this.old = this.os.running
+    for (const process of this.old) this.counts(process, {})
+  }
+
+  try(atOnce = 1, time = 60_000) {
+    const shift = (share: number | undefined) => void this.steps.push(share, this.drains.length)
+    return this.deploy('2', { atOnce, canary: { share: 500, time, version: '2', shift } })
+  }
+
+  /** Ready, with so much more than before. */
+  counts(
+    process: VirtualProcess,
+    more: Partial<NonNullable<BackendReport['tally']>>,
+    report: Partial<BackendReport> = {},
+  ): void {
+    const before = this.#totals.get(process.id) ?? { adopted: 0, failures: 0, checks: 0, failedChecks: 0 }
+    const tally = { ...before }
+    for (const key of ['adopted', 'failures', 'checks', 'failedChecks'] as const) tally[key] += more[key] ?? 0
+    this.#totals.set(process.id, tally)
+    const version = this.old.includes(process) ? '1' : '2'
+    this.lists({ id: process.id, pid: process.pid, state: 'ready', version, tally, ...report })
+  }
+
+  /** As a worker counts that follows one that has died. */
+  forgetCounts(): void {
+    this.#totals.clear()
+  }
+
+  /** The canary has been ready for minHealthy. */
+  begun(): VirtualProcess {
+    const { last } = this.os
+    this.counts(last, {})
+    this.os.advance(1000)
+    return last
+  }
+}
+
+void t.test(
+  'a canary that is no worse takes over at the end of its time, and the deploy goes on',
+  async (t) => {
+    const scene = new CanaryScene()
+    const { done } = scene.try()
+    t.same(scene.steps, [0, 0], 'nothing before it is ready')
+    const first = scene.begun()
+    t.same(scene.steps, [0, 0, 500, 0])
+    for (let second = 0; second < 60; second++) {
+      for (const process of scene.old) scene.counts(process, { adopted: 50, failures: 1, checks: 1 })
+      scene.counts(first, { adopted: 5, checks: 1, failedChecks: second === 30 ? 1 : 0 })
+      t.same(scene.drains, [], 'the old version stays')
+      scene.os.advance(1000)
+    }
+    t.same(scene.steps, [0, 0, 500, 0, undefined, 0])
+    t.same(scene.drains, [scene.old[0]?.id])
+    scene.leave(scene.old[0] as VirtualProcess)
+    scene.counts(scene.os.last, {})
+    scene.os.advance(1000)
+    t.equal(scene.drains.length, 2, 'the other steps are no canaries')
+    scene.leave(scene.old[1] as VirtualProcess)
+    t.same(await done, { success: true, replaced: 2 })
+    t.same(
+      scene.progress.filter((line) => line.startsWith('web ')),
+      ['web canary', 'web canary', 'web done'],
+    )
+  },
+)
+
+const worseCanaries: readonly [
+  how: string,
+  reason: RegExp,
+  act: (scene: CanaryScene, canary: VirtualProcess) => void,
+][] = [
+  [
+    'fails two health checks',
+    /failed 2 of 2 health checks \(the old version 0 of 0\)$/,
+    (scene, canary) => {
+      scene.counts(canary, { checks: 1, failedChecks: 1 })
+      scene.counts(canary, { checks: 1, failedChecks: 1 })
+    },
+  ],
+  [
+    'fails more handoffs than the old version',
+    /failed 20 of 120 handoffs \(the old version 40 of 440\)$/,
+    (scene, canary) => {
+      scene.counts(scene.old[0] as VirtualProcess, { adopted: 400, failures: 40 })
+      scene.counts(canary, { adopted: 100, failures: 9 })
+      scene.counts(canary, { failures: 11 })
+    },
+  ],
+  [
+    'stays unhealthy',
+    /is not ready \(unhealthy\)$/,
+    (scene, canary) => {
+      scene.counts(canary, {}, { state: 'unhealthy' })
+      scene.os.advance(2999)
+      scene.counts(canary, {}, { state: 'unhealthy' })
+      scene.os.advance(1)
+      scene.counts(canary, {}, { state: 'unhealthy' })
+    },
+  ],
+  [
+    'does not answer for 3 s',
+    /is not ready \(unresponsive\)$/,
+    (scene, canary) => {
+      scene.counts(canary, {}, { state: 'unresponsive' })
+      scene.os.advance(3000)
+      scene.counts(canary, {}, { state: 'unresponsive' })
+    },
+  ],
+  [
+    'reports another version',
+    /reports 1\.9: its app must take the version from BATON_VERSION$/,
+    (scene, canary) => scene.counts(canary, {}, { version: '1.9' }),
+  ],
+]
+for (const [how, reason, act] of worseCanaries) {
+  void t.test(`a canary that ${how} is drained, and the old version gets everything`, async (t) => {
+    const scene = new CanaryScene()
+    const { done } = scene.try()
+    const canary = scene.begun()
+    act(scene, canary)
+    t.match(await done, { success: false, reason, returned: true, aborted: false })
+    t.same(scene.drains, [canary.id])
+    t.same(scene.steps, [0, 0, 500, 0, undefined, 1], 'its share ends when it drains, and not before')
+    t.match(scene.shape, ['web.1 v1 running', 'web.2 v1 running', 'web.1 v2 stopping'])
+    scene.leave(canary)
+    t.equal(scene.os.timers, 0)
+  })
+}
+
+void t.test('a canary that exits, or is aborted', async (t) => {
+  const exits = new CanaryScene()
+  const first = exits.try()
+  exits.begun().exit({ code: 7, signal: null })
+  t.match(await first.done, { success: false, reason: 'web.1 exited with code 7', returned: true })
+  t.same(exits.steps.at(-2), undefined)
+
+  const aborted = new CanaryScene()
+  const second = aborted.try()
+  const canary = aborted.begun()
+  second.abort()
+  t.same(aborted.steps, [0, 0, 500, 0, undefined, 1])
+  aborted.leave(canary)
+  t.match(await second.done, { aborted: true, returned: true })
+  t.same(aborted.drains, [canary.id])
+})
+
+void t.test('a canary is as good as the old version if both fail, and if a worker has died', async (t) => {
+  const scene = new CanaryScene()
+  const { done } = scene.try(2)
+  const canaries = scene.os.running.filter((process) => !scene.old.includes(process))
+  t.equal(canaries.length, 2)
+  for (const process of canaries) scene.counts(process, {})
+  scene.os.advance(1000)
+  for (const process of [...scene.old, ...canaries])
+    scene.counts(process, { checks: 3, failedChecks: 3 }, { state: 'unhealthy' })
+  scene.os.advance(20_000)
+  for (const process of [...scene.old, ...canaries]) scene.counts(process, { adopted: 100, checks: 1 })
+  scene.forgetCounts()
+  for (const process of [...scene.old, ...canaries]) scene.counts(process, { adopted: 1 })
+  t.same(scene.steps, [0, 0, 500, 0])
+  t.ok(scene.fleet.deploying)
+  const [first, second] = canaries as [VirtualProcess, VirtualProcess]
+  scene.counts(first, {}, { state: 'unresponsive' })
+  scene.os.advance(40_000)
+  t.same(scene.drains, [], 'it must be ready at the end')
+  scene.counts(first, {})
+  t.equal(scene.drains.length, 2)
+  t.ok(second.running)
+  for (const process of scene.old) scene.leave(process)
+  t.same(await done, { success: true, replaced: 2 })
+})
+
+void t.test('a canary without two versions is refused, and nothing changes', async (t) => {
+  const cases: readonly [version: string | undefined, running: string | null | undefined, why: RegExp][] = [
+    ['1', '1', /version 1 of service web is running already; change BATON_VERSION in its env/],
+    ['2', undefined, /no backend of service web is running/],
+    [undefined, '1', /the env of service web has no BATON_VERSION/],
+    ['2 beta', '1', /BATON_VERSION of service web: a version has 1 to 128/],
+  ]
+  for (const [version, running, why] of cases) {
+    const scene = new Scene(1)
+    const [process] = scene.os.running as [VirtualProcess]
+    scene.lists({
+      id: process.id,
+      version: running ?? null,
+      ...(running === undefined && { state: undefined }),
+    })
+    const { services } = parseConfig({
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+      services: { web: { command: ['app'], env: version === undefined ? {} : { BATON_VERSION: version } } },
+    })
+    const parts = {
+      fleet: scene.fleet,
+      activeConfig: { config: { services }, settings: { file: `${tmpdir()}/baton.json` } },
+      files: { ensure: () => {} },
+      operationLock: { begin: () => {}, end: () => {} },
+      logger: pino({ level: 'silent' }),
+      shifts: { of: () => undefined, set: () => t.fail('shifted') },
+      workerPool: { reportChange: () => {} },
+    }
+    const deployer = new Deployer(parts as unknown as DeployerParts)
+    const canary = { share: 500, time: 1000 }
+    const command = { service: 'web', atOnce: 1, abort: false, canary, by: 'uid 0', progress: () => {} }
+    const { success, log } = await deployer.deploy(command)
+    t.notOk(success)
+    t.equal(log.length, 1)
+    t.match(log[0], why)
+    t.match(log[0], /\(BATON_ERR_NO_CANARY\)$/)
+    t.equal(scene.os.processes.length, 1)
+  }
 })

@@ -25,6 +25,8 @@ class Stage {
   readonly poller = new Poller()
   readonly doorway: Doorway
   readonly #t: Test
+  /** The cookie that tells clients of the service `web` apart. */
+  cookie: string | undefined
   /** Looks at each descriptor. */
   readonly #looks = new Map<number, number>()
   /** Open connections, as the kernel would list them. */
@@ -67,6 +69,7 @@ class Stage {
       unrouted: (_connection: ClientConnection, reason: string) =>
         void this.events.push(`unrouted ${reason}`),
       cannotCount: (error: Error) => void this.events.push(`not counted: ${error.message}`),
+      cookieOf: (service: string) => (service === 'web' ? this.cookie : undefined),
       flush: () => {},
     }
     const table: ConnectionTable = {
@@ -349,4 +352,58 @@ void t.test('a source is an IPv4 address, or an IPv6 network of 64 bits', async 
     ['::1', '0000000000000000'],
   ] as const)
     t.equal(String(sourceOf(address)).toLowerCase(), expected, address)
+})
+
+void t.test('a cookie tells clients apart, while that matters', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t, { routes: [] })
+  const through = async (request: string) => {
+    const { client, connection } = await stage.connection()
+    const before = stage.events.length
+    client.write(request)
+    stage.doorway.add(connection)
+    await eventually(() => stage.events.length > before, 'it is decided')
+    t.equal(stage.events.at(-1), 'decided web', request)
+    return connection
+  }
+  const request = (...fields: string[]) => `GET / HTTP/1.1\r\nHost: x\r\n${fields.join('')}\r\n`
+  const silent = await stage.connection()
+  stage.doorway.add(silent.connection)
+  t.same(stage.events, ['decided web'], 'otherwise nothing is waited for')
+  t.equal(stage.looks(silent.connection.fd.fd), 0)
+
+  stage.cookie = 'user'
+  const ada = (await through(request('Cookie: a=b; user=ada\r\n'))).routed?.sticky
+  t.match(ada, /^[\w-]{16}$/)
+  t.equal((await through(request('X: y\r\n', 'Cookie: user=ada; c=d\r\n'))).routed?.sticky, ada)
+  t.not((await through(request('Cookie: user=bob\r\n'))).routed?.sticky, ada)
+  t.equal((await through(request('Cookie: users=ada\r\n'))).routed, undefined, 'without it, by the address')
+  t.equal(
+    (await through(request('Host: y\r\n'))).routed,
+    undefined,
+    'a head that is not clear is not refused',
+  )
+  t.equal((await through('GET / HTTP/1.1\n\n')).routed, undefined)
+  t.equal((await through('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')).routed, undefined)
+})
+
+void t.test('the cookie of the service that a route has chosen', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t, {
+    routes: [
+      { host: 'a.example', service: 'a' },
+      { host: 'beta.example', service: 'web', version: '2.0' },
+    ],
+  })
+  stage.cookie = 'user'
+  for (const [host, routed] of [
+    ['a.example', undefined],
+    ['b.example', { sticky: String }],
+    ['beta.example', { version: '2.0', sticky: String }],
+  ] as const) {
+    const { client, connection } = await stage.connection()
+    const before = stage.events.length
+    stage.doorway.add(connection)
+    client.write(`GET / HTTP/1.1\r\nHost: ${host}\r\nCookie: user=ada\r\n\r\n`)
+    await eventually(() => stage.events.length > before, 'it is decided')
+    t.match(connection.routed, routed, host)
+  }
 })

@@ -90,7 +90,9 @@ void t.test(
     )
     const metrics = fresh()
     metrics.backendConnections.set({ service: 'web', backend: 'web-1' }, 0)
-    const text = await metrics.text(await new Counters().snapshots())
+    const counters = new Counters()
+    counters.shifted('web', undefined, { to: '2.0', share: 1000 })
+    const text = await metrics.text(await counters.snapshots())
     const registered = new Map(
       [...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].map(([, name, type]) => [name, type]),
     )

@@ -30,15 +30,19 @@ class Backend {
   readonly batches: number[] = []
   /** Every reason for which the broker has cut it off. */
   readonly cutOff: string[] = []
+  /** Messages that its lane has room for. */
+  room = 1000
   readonly #lane: LaneMessage[] = []
   #offers: Offer[] = []
 
-  constructor(stage: Stage, slot: string, weight: number) {
+  constructor(stage: Stage, slot: string, weight: number, version: string | null = null) {
     const lane: HandoffLane = {
       send: (messages) => {
-        this.batches.push(messages.length)
-        stage.offeredBlocking += messages.filter(({ fd }) => stage.blocking.has(fd)).length
-        return { sent: this.#lane.push(...messages) && messages.length }
+        const sent = messages.slice(0, this.room - this.#lane.length)
+        this.batches.push(sent.length)
+        stage.offeredBlocking += sent.filter(({ fd }) => stage.blocking.has(fd)).length
+        this.#lane.push(...sent)
+        return { sent: sent.length }
       },
       readBack: () => ({ tokens: this.#lane.splice(0).map(({ bytes }) => bytes) }),
       takeHandBacks: () => [],
@@ -62,7 +66,7 @@ class Backend {
         service: 'web',
         pid: 1,
         uid: 1,
-        version: null,
+        version,
         weight,
         registeredAt: new Date(0),
         reconnect: null,
@@ -139,6 +143,7 @@ class Stage {
   acknowledged = 0
   readonly #metrics = new Metrics({ version: '0', listeners: ['web'], services: ['web'] })
   #order = 0
+  #slots = 0
 
   constructor(t: Test, balance: ServiceConfig['balance'], parallelism = 2) {
     this.config = parseConfig({
@@ -175,6 +180,11 @@ class Stage {
     return weights.map((weight, index) => new Backend(this, `web-${index + 1}`, weight))
   }
 
+  /** Backends of these versions. */
+  ofVersions(...versions: (string | null)[]): Backend[] {
+    return versions.map((version) => new Backend(this, `web-${(this.#slots += 1)}`, 1, version))
+  }
+
   /** Descriptors of the last `count` clients. */
   newest(count: number): number[] {
     return Array.from({ length: count }, (_, index) => FIRST_DESCRIPTOR + this.#order - index)
@@ -208,6 +218,7 @@ class Stage {
     count: number,
     source: (index: number) => string = () => '10.0.0.1',
     resume?: ClientConnection['resume'],
+    routed?: ClientConnection['routed'],
   ): void {
     for (let index = 0; index < count; index++) {
       this.#order += 1
@@ -221,6 +232,7 @@ class Stage {
         tried: undefined,
         pressedSince: undefined,
         ...(resume !== undefined && { handedBack: resume.block.kind, resume }),
+        routed,
       }
       this.service.arrive(connection)
     }
@@ -533,4 +545,126 @@ void t.test('a state that its only taker refuses is not sent to it with each ACK
       t.equal(stage.service.held, 0)
     })
   }
+})
+
+const toVersion = (stage: Stage, version: string, count = 1) =>
+  stage.arrive(count, undefined, undefined, { version })
+
+void t.test('a route with a version: only backends of that version get its connections', async (t) => {
+  const stage = new Stage(t, 'round-robin', 1)
+  const backends = stage.ofVersions('1.0', '2.0', null, '2.0')
+  toVersion(stage, '2.0', 8)
+  t.same(offered(backends), [0, 4, 0, 4])
+  stage.arrive(4)
+  t.same(offered(backends), [1, 5, 1, 5], 'others go to all of them')
+  stage.arrive(1)
+  toVersion(stage, '2.0', 1)
+  toVersion(stage, '2.0', 1)
+  t.same(offered(backends), [2, 6, 1, 6], 'the turns within a version go on, whoever comes in between')
+})
+
+void t.test(
+  'a connection that is refused by all backends of its version is held, and goes to no other',
+  async (t) => {
+    const stage = new Stage(t, 'least-connections', 1)
+    const [other, wanted] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
+    toVersion(stage, '2.0')
+    wanted.refuse()
+    t.same([other.offered, stage.service.held], [0, 1])
+    stage.arrive(1)
+    t.equal(other.offered + wanted.offered, 1, 'others do not wait behind it')
+    stage.service.available()
+    t.equal(wanted.offered + other.offered, 2, 'it is offered again')
+    t.equal(stage.service.held, 0)
+  },
+)
+
+void t.test(
+  'without a backend of its version a connection waits until one registers, in order',
+  async (t) => {
+    const stage = new Stage(t, 'least-connections', 1)
+    const [other] = stage.ofVersions('1.0') as [Backend]
+    toVersion(stage, '2.0', 3)
+    toVersion(stage, '3.0')
+    t.same([other.offered, stage.service.held], [0, 4])
+    const [wanted] = stage.ofVersions('2.0') as [Backend]
+    t.same([other.offered, wanted.offered, stage.service.held], [0, 3, 1])
+  },
+)
+
+/** A client each. */
+const many = (index: number) => `10.0.${index >> 8}.${index & 255}`
+
+void t.test('a shift: each client goes to its side, by its address, and stays there', async (t) => {
+  const stage = new Stage(t, 'round-robin', 1)
+  stage.service.shift({ to: '2.0', share: 2000 })
+  const [one, two, next, last] = stage.ofVersions('1.0', null, '2.0', '2.0') as [
+    Backend,
+    Backend,
+    Backend,
+    Backend,
+  ]
+  stage.arrive(1000, many)
+  const moved = next.offered + last.offered
+  t.ok(Math.abs(moved - 200) < 40, `${moved} of 1000`)
+  t.ok(Math.abs(one.offered - two.offered) <= 1, 'the rest is divided evenly')
+  t.ok(Math.abs(next.offered - last.offered) <= 1, 'and so is the share')
+  stage.arrive(1000, many)
+  t.equal(next.offered + last.offered, 2 * moved, 'the same clients again')
+  for (const backend of [one, two, next, last]) backend.acknowledge()
+  t.same(stage.service.serviceStats.shifted, { to: 2 * moved, others: 2 * (1000 - moved) })
+  stage.service.shift({ to: '2.0', share: 10_000 })
+  stage.arrive(10, many)
+  t.equal(one.offered + two.offered, 0)
+  stage.service.shift(undefined)
+  stage.arrive(8, many)
+  t.same(offered([one, two]), [2, 2], 'no shift: all alike')
+})
+
+void t.test('a side without a ready backend: its clients go to the other one', async (t) => {
+  const stage = new Stage(t, 'least-connections', 1)
+  const [old] = stage.ofVersions('1.0') as [Backend]
+  stage.service.shift({ to: '2.0', share: 5000 })
+  stage.arrive(20, many)
+  t.equal(old.offered, 20)
+  const [next] = stage.ofVersions('2.0') as [Backend]
+  stage.service.shift({ to: '2.0', share: 10_000 })
+  stage.arrive(4, many)
+  next.refuse()
+  t.same(offered([old, next]), [24, 0], 'so does a client that it has refused')
+  old.link.drain(1000, 'test')
+  stage.service.shift({ to: '2.0', share: 0 })
+  stage.arrive(4, many)
+  t.equal(next.offered, 4)
+})
+
+void t.test('while a side is only busy, its clients wait for it, in order', async (t) => {
+  const stage = new Stage(t, 'least-connections', 1)
+  const [old, next] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
+  stage.service.shift({ to: '2.0', share: 0 })
+  old.room = 2
+  stage.arrive(5, many)
+  t.same([old.offered, next.offered, stage.service.held], [2, 0, 3])
+  old.acknowledge()
+  t.same([old.offered, next.offered, stage.service.held], [2, 0, 1])
+  old.acknowledge()
+  t.same([old.offered, next.offered, stage.service.held], [1, 0, 0])
+})
+
+void t.test('a client of a route with a version is not part of a shift', async (t) => {
+  const stage = new Stage(t, 'least-connections', 1)
+  const [old, next] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
+  stage.service.shift({ to: '2.0', share: 0 })
+  toVersion(stage, '2.0', 3)
+  t.same(offered([old, next]), [0, 3])
+  next.acknowledge()
+  t.same(stage.service.serviceStats.shifted, { to: 0, others: 0 })
+})
+
+void t.test('a client is told by its cookie, wherever it comes from', async (t) => {
+  const stage = new Stage(t, 'least-connections', 1)
+  const [old, next] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
+  stage.service.shift({ to: '2.0', share: 5000 })
+  stage.arrive(40, many, undefined, { sticky: 'one' })
+  t.same(new Set(offered([old, next])), new Set([0, 40]))
 })

@@ -25,6 +25,7 @@ export type ChangeKind =
   | 'maintenance'
   | 'reload'
   | 'deploy'
+  | 'shift'
   | 'broker_state'
   | 'handed_back'
   | 'given_back'

@@ -1,4 +1,5 @@
 import type { BackendState, Outcome } from '../metrics/labels.ts'
+import type { ShiftStatus } from './shift.ts'
 
 export interface DrainResult {
   /** Number of backends that started to drain; those already draining are not counted. */
@@ -47,6 +48,8 @@ export interface ServiceStatus {
   readonly name: string
   readonly balance: string
   readonly handoff: 'auto' | 'off'
+  /** Null while new connections are not shifted to a version. Absent from brokers of an older version. */
+  readonly shift?: ShiftStatus | null
   readonly held: number
   readonly inFlight: number
   /** Connections taken by a backend and not answered by the ACK deadline. */

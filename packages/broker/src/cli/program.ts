@@ -13,6 +13,7 @@ import { maintenance } from './commands/maintenance.ts'
 import { pause, resume } from './commands/pause.ts'
 import { reload } from './commands/reload.ts'
 import { runApp } from './commands/run.ts'
+import { shift } from './commands/shift.ts'
 import { start } from './commands/start.ts'
 import { status } from './commands/status.ts'
 import { stop } from './commands/stop.ts'
@@ -28,6 +29,7 @@ const COMMANDS: readonly Command[] = [
   check,
   reload,
   deploy,
+  shift,
   status,
   top,
   events,

@@ -150,14 +150,21 @@ function servicesOf({ service, routes }: ListenerConfig): (string | null)[] {
 /** Settings that are allowed but probably unintended. */
 export function warningsOf(config: Config): ConfigProblem[] {
   const used = new Set(config.listeners.flatMap(servicesOf))
-  const encrypted = new Set(config.listeners.filter(({ protocol }) => protocol === 'tls').flatMap(servicesOf))
-  return [...config.services.values()].flatMap((service) => {
+  const usedBy = (wanted: ListenerConfig['protocol']) =>
+    new Set(config.listeners.filter(({ protocol }) => protocol === wanted).flatMap(servicesOf))
+  const [encrypted, plain] = [usedBy('tls'), usedBy('http')]
+  const versions = config.listeners.flatMap(versionWarnings(config.services))
+  const services = [...config.services.values()].flatMap((service) => {
     const path = `services.${service.name}`
     const found: ConfigProblem[] = []
     if (!used.has(service.name)) found.push({ path, message: 'no listener sends connections here' })
     if (service.holdTimeout < service.ackDeadline) {
       const message = 'is shorter than ackDeadline: a single slow backend can cause rejections'
       found.push({ path: `${path}.holdTimeout`, message })
+    }
+    if (service.sticky !== 'address' && !plain.has(service.name)) {
+      const message = 'has no effect: no listener with the protocol "http" sends connections here'
+      found.push({ path: `${path}.sticky.cookie`, message })
     }
     if (service.healthCheck !== null && encrypted.has(service.name)) {
       const message =
@@ -166,4 +173,18 @@ export function warningsOf(config: Config): ConfigProblem[] {
     }
     return found
   })
+  return [...services, ...versions]
+}
+
+/** Routes to a version that the processes of their service do not have. */
+function versionWarnings(services: Config['services']) {
+  return ({ routes }: ListenerConfig, index: number): ConfigProblem[] =>
+    routes.flatMap(({ service: name, version }, each) => {
+      const service = services.get(name ?? '')
+      const configured = service?.env['BATON_VERSION']
+      if (version === undefined || service === undefined || configured === undefined) return []
+      if (!isClosed(service) || configured === version) return []
+      const message = `the processes of service "${name}" have the version "${configured}" (BATON_VERSION in its env)`
+      return [{ path: `listeners[${index}].routes[${each}].version`, message }]
+    })
 }

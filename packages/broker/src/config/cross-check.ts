@@ -62,9 +62,11 @@ function routeProblems(
   const allowed: readonly string[] = CONDITIONS[protocol]
   for (const [index, route] of routes.entries()) {
     const at = `${path}.routes[${index}]`
-    const { service: _, ...conditions } = route
+    const { service: target, version, ...conditions } = route
     const set = Object.entries(conditions).flatMap(([key, value]) => (value === undefined ? [] : [key]))
     if (set.length === 0) problems.push({ path: at, message: 'needs a condition' })
+    if (version !== undefined && target === null)
+      problems.push({ path: `${at}.version`, message: 'has no effect: the connections are rejected' })
     for (const key of set)
       if (protocol !== 'tcp' && !allowed.includes(key))
         problems.push({

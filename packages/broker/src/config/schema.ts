@@ -5,6 +5,7 @@ import { duration } from './duration-schema.ts'
 import { hostPatternProblem } from './host-pattern.ts'
 import { rate } from './rate.ts'
 import { parseTrustedSource } from './trusted-source.ts'
+import { VERSION, VERSION_EXPECTED } from './version.ts'
 
 /** Listener and service names become metric labels, URL segments and command arguments, hence the plain characters. */
 export const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/i
@@ -20,6 +21,7 @@ const describe = <Schema extends z.ZodType>(schema: Schema, ...sentences: readon
 // A `title` names a kind of value, explained under "Kinds of values" in docs/reference/configuration.md.
 const name = z.string().regex(NAME, NAME_EXPECTED).meta({ title: 'name' })
 const path = z.string().min(1).meta({ title: 'path' })
+const version = z.string().regex(VERSION, VERSION_EXPECTED).meta({ title: 'version' })
 const secretFile = z.string().min(1).nullable().default(null).meta({ title: 'secret file' })
 const count = (minimum: number) => z.int().min(minimum)
 
@@ -48,13 +50,16 @@ const hostPattern = z
   })
   .meta({ title: 'host pattern' })
 
+const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
+const STICKY_EXPECTED = 'expected "address" or {"cookie": NAME}'
+
 /** Of a header field or a cookie. */
 const values = (kind: string, forbidden: readonly string[]) =>
   z
     .record(
       z
         .string()
-        .regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/, `expected the name of a ${kind}`)
+        .regex(TOKEN, `expected the name of a ${kind}`)
         .refine((text) => !forbidden.includes(text.toLowerCase()), { error: 'has a condition of its own' }),
       z.string().regex(/^[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?$/, 'expected printable characters'),
     )
@@ -93,6 +98,11 @@ const route = z.strictObject({
     'On `http`: cookies and the values that they must have; `"*"` is any value. The first cookie of a name counts.',
   ),
   service: describe(name.nullable(), 'Service that receives the connections. `null`: they are rejected.'),
+  version: describe(
+    version.optional(),
+    'Only backends that report this version (`BATON_VERSION`) receive the connections. While none of them is ready, clients are held, as for a',
+    'service without backends. Upstreams have no version.',
+  ),
 })
 
 const trustedSource = z
@@ -298,6 +308,25 @@ const service = z.strictObject({
     count(1).max(1024).default(64),
     'Maximum number of connections that a backend may have handed back without an answer from the broker.',
     'Further ones stay with the backend, which continues to serve them, until there is room.',
+  ),
+  sticky: describe(
+    z
+      .union(
+        [
+          z.enum(['address']),
+          z.strictObject({
+            cookie: describe(
+              z.string().regex(TOKEN, STICKY_EXPECTED),
+              'Name of the cookie. A client that has no such cookie is told by its address, and so is every client of a listener whose protocol is not `http`.',
+              'While a shift is in force, the broker looks at the request for it, for up to `peekTimeout`, and leaves it in the socket.',
+            ),
+          }),
+        ],
+        { error: STICKY_EXPECTED },
+      )
+      .default('address'),
+    'How a client is recognised while a [shift or a canary](../how-to/deploy.md#a-share-of-the-connections) divides the connections, so that it stays',
+    'with the same version: by its address, or by a cookie.',
   ),
   drainDeadline: describe(
     duration(0).nullable().default(null),

@@ -1,6 +1,7 @@
 import type { ResumedKind } from '@baton/backend-sdk/protocol'
 import type { ListenerConfig } from '../config/config.ts'
 import type { Change } from '../api/events.ts'
+import type { Shift, Shifts } from '../api/shift.ts'
 import type { BackendState, HandBackKind } from '../metrics/labels.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Control, Controls } from './controls.ts'
@@ -18,6 +19,13 @@ export interface BackendReport {
   readonly pid: number
   readonly state: BackendState
   readonly version: string | null
+  /** Counts since it registered with this worker: connections and failures; health checks, and how many of them failed. Absent as below. */
+  readonly tally?: {
+    readonly adopted: number
+    readonly failures: number
+    readonly checks: number
+    readonly failedChecks: number
+  }
   /** Identify the process, together with the pid (`PeerProcess`). Absent from workers of an older version. */
   readonly uid?: number
   readonly started?: string | null
@@ -83,6 +91,8 @@ export type ToWorker =
       readonly managed?: readonly ManagedReport[]
       /** Absent in the message of an older program. */
       readonly controls?: Controls
+      /** As in `shifts`. */
+      readonly shifts?: Shifts
     }
   /** An operator has ordered this, at another worker. */
   | { readonly type: 'control'; readonly service: string; readonly control: Control }
@@ -104,6 +114,8 @@ export type ToWorker =
     }
   /** All processes that the master runs for services with a `command`. Sent after each change. */
   | { readonly type: 'managed'; readonly processes: readonly ManagedReport[] }
+  /** All shifts in force. Sent after each change. */
+  | { readonly type: 'shifts'; readonly shifts: Shifts }
   | { readonly type: 'serve' }
   /** Answered immediately with `pong` by the event loop; a worker that does not answer is stuck. */
   | { readonly type: 'ping' }
@@ -142,6 +154,13 @@ export type ToWorker =
       readonly success: boolean
       readonly log: readonly string[]
     }
+  /** To the request with this `ask`, other than `reload`. */
+  | {
+      readonly type: 'answer'
+      readonly ask: number
+      readonly success: boolean
+      readonly log: readonly string[]
+    }
 
 /** From a worker to its master. */
 export type FromWorker =
@@ -166,6 +185,14 @@ export type FromWorker =
     }
   /** An operator has paused a service here, resumed it, or changed its maintenance. */
   | { readonly type: 'control'; readonly service: string; readonly control: Control }
+  /** A shift was requested over the admin API; null ends the one in force. */
+  | {
+      readonly type: 'shift'
+      readonly ask: number
+      readonly by: string
+      readonly service: string
+      readonly shift: Shift | null
+    }
   | { readonly type: 'pong' }
 
 /** A connection that waits in one worker, as the next one gets it. */
@@ -186,6 +213,8 @@ export interface HeldClient {
   readonly handedBack?: HandBackKind
   /** From a PROXY header: the client of a load balancer. */
   readonly proxied?: { readonly source: HeldAddress; readonly destination: HeldAddress }
+  /** The choice that its first bytes have made, beside its service. A worker of an older version does not know it, and offers it to any backend. */
+  readonly routed?: { readonly version?: string | undefined; readonly sticky?: string | undefined }
   /**
    * Its service is not chosen yet: what it has to show next, a PROXY header, or what routes depend on. Then `service` is empty: a worker of an
    * older version closes it.

@@ -1,6 +1,7 @@
 import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/native-sendmsg'
 import type { Controls } from '../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
+import type { Shifts as ShiftsState } from '../api/shift.ts'
 import { longestDrainDeadline } from '../config/config.ts'
 import { readConfigText } from '../config/file.ts'
 import type { CommandError } from '../exit-codes.ts'
@@ -18,6 +19,7 @@ import { ReloadPreparation } from './reload/prepare.ts'
 import type { OperatorCommands } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
+import { Shifts } from './shift/shifts.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
@@ -49,6 +51,7 @@ interface MasterInit {
   readonly workersStarted: number
   readonly run: RunState | undefined
   readonly controls?: Controls | undefined
+  readonly shifts?: ShiftsState | undefined
 }
 
 export interface MasterOptions {
@@ -85,6 +88,7 @@ export class Master {
   readonly #fleet: Fleet
   readonly #operator: Operator
   readonly #sessionHandover: SessionHandover
+  readonly #shifts: Shifts
   readonly #deployer: Deployer
   readonly #appRun: AppRun
   readonly #beforeExec: ReloadPreparation
@@ -197,6 +201,7 @@ export class Master {
         fleet: estate.fleet,
         lifeline: estate.lifeline,
         ...(estate.controls && { controls: estate.controls }),
+        ...(estate.shifts && { shifts: estate.shifts }),
         askers: [],
         waiting: [],
         startedAt: new Date().toISOString(),
@@ -205,6 +210,8 @@ export class Master {
       },
       options,
     )
+    // It may have one of a canary, which does not go on.
+    master.#workerPool.sendShifts()
     // Its output goes where this process's goes.
     master.reopenLog(process.stdout.fd)
     await master.#decided
@@ -230,6 +237,7 @@ export class Master {
         workersStarted: state.started,
         run: state.run ?? undefined,
         controls: state.controls,
+        shifts: state.shifts,
       },
       options,
       state.fleet,
@@ -253,6 +261,7 @@ export class Master {
       executions,
       workersStarted,
       run,
+      shifts,
     } = init
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
@@ -277,12 +286,28 @@ export class Master {
       // Under `baton run`, everything ends with the command.
       estate: () =>
         run === undefined
-          ? { fleet: this.#fleet.estate(), lifeline: lifeline.state, controls: this.#controls.all }
+          ? {
+              fleet: this.#fleet.estate(),
+              lifeline: lifeline.state,
+              controls: this.#controls.all,
+              shifts: this.#shifts.state,
+            }
           : undefined,
       controls: () => this.#controls.all,
+      shifts: () => this.#shifts.state,
     }
     this.#workerPool = new WorkerPool(this.#poller, activeConfig, counters, log, workersStarted, host)
     const workerPool = this.#workerPool
+    this.#shifts = new Shifts(
+      {
+        services: () => activeConfig.config.services,
+        logger,
+        counters,
+        changed: () => workerPool.sendShifts(),
+        announce: (change) => workerPool.reportChange(change),
+      },
+      shifts,
+    )
     const fleetOptions: FleetOptions = {
       logger,
       os: systemFleetOs(this.#poller, lifeline),
@@ -326,6 +351,7 @@ export class Master {
       fleet: this.#fleet,
       counters,
       sessionHandover,
+      shifts: this.#shifts,
       files: this.#files,
     }
     this.#deployer = new Deployer(parts)
@@ -343,6 +369,7 @@ export class Master {
       lifeline: lifeline.state,
       executions: executions + 1,
       startedAt,
+      shifts: this.#shifts.state,
       run: this.#appRun.state ?? null,
       waiting: this.#reloads.waiting,
       controls: this.#controls.all,
@@ -454,6 +481,7 @@ export class Master {
   readonly #commanded: OperatorCommands = {
     status: () => this.#status(),
     deploy: (command) => this.#deployer.deploy(command),
+    shift: (request) => this.#shifts.request(request),
     listen: async (request) => {
       await this.#decided
       return this.#appRun.listen(request)
@@ -483,6 +511,10 @@ export class Master {
       this.#workerPool.sendEstate()
     }
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
+    if (message.type === 'shift') {
+      const { ask, shift, ...rest } = message
+      worker.send({ type: 'answer', ask, ...this.#shifts.request({ ...rest, shift: shift ?? undefined }) })
+    }
     if (message.type === 'reload') {
       const { ask, by, wait = true } = message
       const requester = { kind: 'worker', worker: worker.number, ask, by } as const

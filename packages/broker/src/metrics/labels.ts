@@ -97,6 +97,10 @@ export type HandBackResult = (typeof HANDBACK_RESULTS)[number]
 /** Why it was not taken: given back, or refused because the backend broke the protocol. */
 export type NotTakenReason = GivenBackReason | 'ProtocolViolation'
 
+/** The backends that connections are shifted to, and the other ones. */
+export const SHIFT_SIDES = ['to', 'others'] as const
+export type ShiftSide = (typeof SHIFT_SIDES)[number]
+
 /** Seen from the client: `in` is what it sends. */
 export const RELAY_DIRECTIONS = ['in', 'out'] as const
 export type RelayDirection = (typeof RELAY_DIRECTIONS)[number]

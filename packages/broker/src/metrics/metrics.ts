@@ -10,6 +10,7 @@ import {
   OUTCOMES,
   REJECTION_REASONS,
   RELAY_DIRECTIONS,
+  SHIFT_SIDES,
   TOKEN_REASONS,
   UNROUTED_REASONS,
   type BackendState,
@@ -21,6 +22,7 @@ import {
   type Outcome,
   type RejectionReason,
   type RelayDirection,
+  type ShiftSide,
   type TokenReason,
   type UnroutedReason,
 } from './labels.ts'
@@ -141,6 +143,12 @@ export class Metrics {
     buckets: HANDOFF_BUCKETS,
   })
 
+  readonly shiftConnections = counter<{ service: string; side: ShiftSide }>(this.#registry, {
+    name: 'baton_shift_connections_total',
+    help: 'Client connections that backends got while a shift was in force, by the side on which the backend is.',
+    labels: ['service', 'side'],
+  })
+
   readonly relayConnections = gauge<{ service: string }>(this.#registry, {
     name: 'baton_relay_connections',
     help: 'Client connections being relayed.',
@@ -243,6 +251,7 @@ export class Metrics {
     for (const reason of FAILURE_REASONS) this.handoffFailures.inc({ service, reason }, 0)
     for (const reason of TOKEN_REASONS) this.tokensRejected.inc({ service, reason }, 0)
     for (const direction of RELAY_DIRECTIONS) this.relayBytes.inc({ service, direction }, 0)
+    for (const side of SHIFT_SIDES) this.shiftConnections.inc({ service, side }, 0)
     for (const state of BACKEND_STATES) this.backends.set({ service, state }, 0)
     for (const action of FALLBACK_ACTIONS) {
       for (const reason of FALLBACK_REASONS) this.fallbacks.inc({ service, action, reason }, 0)

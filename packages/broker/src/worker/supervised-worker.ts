@@ -9,6 +9,7 @@ import {
   socketpair,
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
+import type { Shift } from '../api/shift.ts'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
@@ -137,7 +138,7 @@ export class SupervisedWorker {
     // Immediately, because a later `managed` does not wait for orders.
     if (message.type === 'start') this.#managed.update(message.managed ?? [])
     if (message.type === 'metrics') this.#collected = message.snapshots
-    if (message.type === 'metrics' || message.type === 'reloaded')
+    if (message.type === 'metrics' || message.type === 'reloaded' || message.type === 'answer')
       return this.#pendingRequests.get(message.ask)?.(message)
     if (message.type === 'count') return void this.#count()
     if (message.type === 'ping') return this.#channel.send({ type: 'pong' })
@@ -161,6 +162,8 @@ export class SupervisedWorker {
         return
       case 'start':
         return this.#start(message)
+      case 'shifts':
+        return this.#worker?.shift(message.shifts)
       case 'serve':
         await this.#worker?.serve()
         return this.#report()
@@ -199,6 +202,7 @@ export class SupervisedWorker {
       case 'dump':
       case 'metrics':
       case 'reloaded':
+      case 'answer':
         return
     }
   }
@@ -214,7 +218,14 @@ export class SupervisedWorker {
     else for (const [index, name] of names.entries()) this.#listeners.set(name, fds[index] as OwnedFd)
   }
 
-  #start({ config: text, file, control, known, controls = [] }: Extract<ToWorker, { type: 'start' }>): void {
+  #start({
+    config: text,
+    file,
+    control,
+    known,
+    controls = [],
+    shifts = {},
+  }: Extract<ToWorker, { type: 'start' }>): void {
     const config = parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
     const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
@@ -228,6 +239,8 @@ export class SupervisedWorker {
       onBackends: () => queueMicrotask(() => this.#report()),
       collect: () => this.#collect(),
       reload: (by, wait) => this.#reload(by, wait),
+      shifts,
+      requestShift: (service, shift, by) => this.#requestShift(service, shift, by),
       droppedLines: () => standardOutput().dropped,
       controls,
       onControl: (service, changed) => this.#channel.send({ type: 'control', service, control: changed }),
@@ -275,6 +288,12 @@ export class SupervisedWorker {
     return { success: false, log: ['the master is gone'] }
   }
 
+  async #requestShift(service: string, shift: Shift | undefined, by: string): Promise<ReloadResult> {
+    const answer = await this.#request((ask) => ({ type: 'shift', ask, by, service, shift: shift ?? null }))
+    if (answer?.type === 'answer') return { success: answer.success, log: answer.log }
+    return { success: false, log: ['the master is gone'] }
+  }
+
   #request(question: (ask: number) => FromWorker, timeout?: number): Promise<ToWorker | undefined> {
     if (!this.#channel.open) return Promise.resolve(undefined)
     const ask = ++this.#asks
@@ -305,7 +324,7 @@ export class SupervisedWorker {
           const { service, protocol } = client.resume ?? client
           const listener = this.#listenerNamed(client.listener, protocol)
           const id = ulidToBytes(client.id)
-          const { proxied, peeked } = client
+          const { proxied, routed, peeked } = client
           if (client.idleFor !== undefined) {
             const idleUntil =
               client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
@@ -324,6 +343,7 @@ export class SupervisedWorker {
             ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
             ...(peeked !== undefined && { peeked }),
             proxied,
+            routed,
             ...(client.resume !== undefined &&
               this.#worker !== undefined && {
                 resume: this.#worker.inheritState(service, blockOf(client.resume), client.resume.giver),

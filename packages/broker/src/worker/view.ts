@@ -1,3 +1,4 @@
+import type { Shift, ShiftStatus } from '../api/shift.ts'
 import type { ServiceStatus } from '../api/status.ts'
 import type { Control } from '../ipc/controls.ts'
 import type { BackendReport } from '../ipc/messages.ts'
@@ -13,6 +14,7 @@ export function serviceStatus(service: Service): ServiceStatus {
     name: service.name,
     balance: service.config.balance,
     handoff: service.config.handoff,
+    shift: shiftStatus(service.shifting.shift),
     held: service.held,
     inFlight: service.inFlight,
     stuck: service.stuck,
@@ -65,6 +67,12 @@ function controlStatus({
   }
 }
 
+function shiftStatus(shift: Shift | undefined): ShiftStatus | null {
+  if (shift === undefined) return null
+  const { to, share, canary = false } = shift
+  return { to, share: share / 100, canary }
+}
+
 /** Raw counters from which the event stream computes rates. */
 export function countedOf({ name, serviceStats }: Service): Counted {
   return {
@@ -85,7 +93,8 @@ export function backendReports(services: Iterable<Service>): BackendReport[] {
     [...service.links].map((link) => {
       const { ulid: id, slot, pid, uid, started = null, owner = null, version } = link.identity
       const { state } = link.eligibility
-      return { service: service.name, id, slot, pid, uid, started, owner, state, version }
+      const tally = { ...link.eligibility.tally }
+      return { service: service.name, id, slot, pid, uid, started, owner, state, version, tally }
     }),
   )
 }

@@ -13,6 +13,7 @@ import { type ClientConnection, InheritedClient, type ParkedClient } from './con
 import type { ResumeState } from './connection/resume-state.ts'
 import { EventFeed } from './events/event-feed.ts'
 import type { Change } from '../api/events.ts'
+import type { Shift, Shifts } from '../api/shift.ts'
 import { LingeringClose } from './reject/lingering-close.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { Listener } from './listen/listener.ts'
@@ -59,6 +60,10 @@ export interface WorkerContext {
   readonly controls: Controls
   /** An operator has ordered something here. */
   readonly onControl: (service: string, control: Control) => void
+  /** Shifts in force. */
+  readonly shifts: Shifts
+  /** Begins a shift of a service, or ends it. */
+  readonly requestShift: (service: string, shift: Shift | undefined, by: string) => Promise<ReloadResult>
   /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
   /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
@@ -134,6 +139,8 @@ export interface ReplaceableWorker extends Worker {
   control(service: string, control: Control): void
   /** All that apply now. */
   readonly controls: Controls
+  /** These shifts are in force now, and no others. */
+  shift(shifts: Shifts): void
   /** Sends a change reported by the master to the event streams. */
   announce(change: Change): void
   backends(): BackendReport[]
@@ -225,7 +232,7 @@ export function createWorker(
   const listeners: Listener[] = []
   /** By service: asked for with each connection that is handed back. */
   const listenersOf = new Map<string, Listener[]>()
-  /** Listeners with routes. */
+  /** Listeners of which each request is looked at: those with routes, or whose service may tell clients apart by a cookie. */
   const routed = new Set<string>()
   const serviceNamed = (name: string) => {
     const service = services.get(name)
@@ -235,12 +242,18 @@ export function createWorker(
   const flush = () => {
     for (const service of services.values()) service.flush()
   }
+  const mayUseCookies = (name: string) => {
+    const sticky = services.get(name)?.config.sticky
+    return sticky !== undefined && sticky !== 'address'
+  }
   const doorways = new Doorways({
     poller,
     lingeringClose,
     metrics,
     logger,
     arrive: (name, connection) => serviceNamed(name).arrive(connection),
+    mayUseCookies,
+    cookieOf: (name) => services.get(name)?.shifting.cookie,
     flush,
   })
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
@@ -250,7 +263,8 @@ export function createWorker(
     const arrived = (connection: ClientConnection) =>
       service === undefined ? doorway?.add(connection) : service.arrive(connection)
     const added = new Listener(listener, fd, arrived, logger)
-    if (listener.routes.length > 0) routed.add(listener.name)
+    // Not if it only reads PROXY headers: what a connection begins with is the same for all of its requests.
+    if (listener.routes.length > 0 || mayUseCookies(listener.service ?? '')) routed.add(listener.name)
     listeners.push(added)
     const account = {
       kind: 'listener',
@@ -270,6 +284,11 @@ export function createWorker(
     return added
   }
   for (const service of config.services.values()) addService(service)
+  const shift = (shifts: Shifts) => {
+    for (const [name, service] of services)
+      service.shift(Object.hasOwn(shifts, name) ? shifts[name] : undefined)
+  }
+  shift(given.shifts ?? {})
   for (const listener of config.listeners) addListener(listener, sockets.listeners.get(listener.name))
   const registry = new Registry({
     config,
@@ -300,7 +319,7 @@ export function createWorker(
       published.set(name, accepted)
     }
   }
-  const { collect, reload } = given
+  const { collect, reload, requestShift } = given
   const view: WorkerView = {
     status: () => ({
       broker: {
@@ -330,6 +349,7 @@ export function createWorker(
       const maintenance = page && { since: new Date().toISOString(), ...page }
       controls.change(service, { maintenance })
     },
+    ...(requestShift && { shift: requestShift }),
     metricsText: oneAtATime(async () => {
       publish()
       return metrics.text(await collect?.())
@@ -575,6 +595,7 @@ export function createWorker(
     get controls() {
       return controls.all
     },
+    shift,
     announce: (change) => events.announce(change),
     backends: () => backendReports(services.values()),
     snapshot: () => {

@@ -1,8 +1,13 @@
+import { parseDuration } from '../../config/duration.ts'
+import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
 import { locateRuntimeDir } from '../../config/file.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { UsageError } from '../output/terminal.ts'
-import { DONE, FAILED } from '../../exit-codes.ts'
+import { DONE, FAILED, USAGE } from '../../exit-codes.ts'
+
+/** There are no two versions to compare. */
+const NO_CANARY = '(BATON_ERR_NO_CANARY)'
 
 export const deploy: Command = {
   name: 'deploy',
@@ -12,9 +17,15 @@ export const deploy: Command = {
     'Starts a new process for each instance, waits until it has been ready for minHealthy, moves new connections to it,',
     'drains the old process and stops it. If a new process fails, the remaining old ones stay, and the exit code is 1. After a',
     'change of command, env or cwd, run `baton reload` first.',
+    '',
+    'With --canary, the first new processes get this share of the new connections for some time. The deploy goes on if their',
+    'failures, health and health checks are no worse than those of the old version. Otherwise they are drained, and the exit',
+    'code is 1. Needs another BATON_VERSION in `env`; if it is the one that runs already, the exit code is 2.',
   ].join('\n'),
   options: {
     'at-once': { value: 'N', help: 'instances to replace at a time (default: 1)' },
+    canary: { value: 'N%', help: 'try the new version with this share of the new connections first' },
+    for: { value: 'DURATION', help: 'how long, such as 10m' },
     abort: { help: 'return to the old version, during a deploy or after one that failed half-way' },
     ...configOption,
   },
@@ -24,15 +35,34 @@ export const deploy: Command = {
     const atOnce = values.get('at-once') ?? '1'
     if (!/^[1-9]\d{0,3}$/.test(atOnce))
       throw new UsageError(`--at-once: ${JSON.stringify(atOnce)} must be a number from 1 to 9999`)
-    const command = ['deploy', service, ...(switches.has('abort') ? ['abort'] : [`at-once=${atOnce}`])].join(
-      ' ',
-    )
+    const canary = canaryOf(values)
+    if (canary.length > 0 && switches.has('abort')) throw new UsageError('--abort goes without --canary')
+    const how = switches.has('abort') ? ['abort'] : [`at-once=${atOnce}`, ...canary]
+    const command = ['deploy', service, ...how].join(' ')
     const runtimeDir = locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG)
     const { success, log } = await askMaster(runtimeDir, command, (line) => terminal.out(line))
     for (const line of log) {
       if (success) terminal.out(line)
       else terminal.err(line)
     }
-    return success ? DONE : FAILED
+    if (success) return DONE
+    return log[0]?.endsWith(NO_CANARY) === true ? USAGE : FAILED
   },
+}
+
+/** @throws UsageError */
+function canaryOf(values: ReadonlyMap<string, string>): string[] {
+  const [canary, time] = [values.get('canary'), values.get('for')]
+  if (canary === undefined) {
+    if (time !== undefined) throw new UsageError('--for goes with --canary')
+    return []
+  }
+  const share = parseShare(canary)
+  if (share === undefined || share === 0)
+    throw new UsageError(`--canary: ${JSON.stringify(canary)}: ${SHARE_EXPECTED}, above 0%`)
+  if (time === undefined) throw new UsageError('--canary needs --for DURATION')
+  const ms = parseDuration(time)
+  if (ms === undefined || ms === 0)
+    throw new UsageError(`--for: ${JSON.stringify(time)} is not a duration such as 30s, 10m or 1h`)
+  return [`canary=${canary}`, `for=${time}`]
 }

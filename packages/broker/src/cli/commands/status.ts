@@ -128,6 +128,7 @@ function describeStatus(
       paint,
     ),
     ...services.flatMap((service) => describeControl(service, paint)),
+    ...services.flatMap((service) => describeShift(service, paint)),
     ...services.flatMap((service) => describeNotTaken(service, paint)),
     '',
     ...(backends.length === 0
@@ -164,6 +165,19 @@ function describeControl({ name, held, paused, maintenance }: ServiceStatus, pai
       `${name} is in maintenance since ${maintenance.since}; baton maintenance ${name} --off ends it`,
     )
   return lines.map((line) => paint('yellow', printable(line)))
+}
+
+/** Only while one is in force. */
+function describeShift({ name, shift, backends }: ServiceStatus, paint: Paint): string[] {
+  if (shift === null || shift === undefined) return []
+  const { to, share, canary } = shift
+  const isThere = backends.some(({ version, state }) => version === to && state === 'ready')
+  const parts = [
+    `${name}: ${share}% of new connections go to version ${to}`,
+    ...(canary ? ['a canary'] : []),
+    ...(isThere ? [] : ['none of its backends is ready']),
+  ]
+  return [paint('yellow', printable(parts.join('; ')))]
 }
 
 /** Only where there are any: connections that backends could not hand back. */

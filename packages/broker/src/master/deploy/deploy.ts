@@ -1,4 +1,5 @@
 import { formatDuration } from '../../config/duration.ts'
+import { formatShare } from '../../config/share.ts'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Generation } from '../fleet/definition.ts'
 import type { Fleet } from '../fleet/fleet.ts'
@@ -6,7 +7,8 @@ import type { ManagedService } from '../fleet/managed-service.ts'
 import type { FleetClock } from '../fleet/os.ts'
 import type { ProcessExit } from '../../supervise/child.ts'
 import { reportedState, type BackendReport } from '../fleet/backend-report.ts'
-import type { DeployProgress, DeployResult } from './messages.ts'
+import { Canary } from './canary.ts'
+import type { CanaryRequest, DeployProgress, DeployResult } from './messages.ts'
 
 export interface DeployPlan {
   readonly fleet: Fleet
@@ -25,6 +27,15 @@ export interface DeployPlan {
   readonly drainDeadline: number
   /** Whether backends that Baton did not start may be registered besides the instances. */
   readonly external?: boolean
+  /** Tries the instances of the first step with a share of the new connections. */
+  readonly canary?: CanaryPlan | undefined
+}
+
+export interface CanaryPlan extends CanaryRequest {
+  /** Its version, as its backends report it. */
+  readonly version: string
+  /** Gives its version this share of the new connections; undefined: versions no longer matter. */
+  readonly shift: (share: number | undefined) => void
 }
 
 const START_TIMEOUT_MS = 60_000
@@ -48,6 +59,13 @@ interface Trial {
 type Phase =
   /** New processes are on trial next to the old ones, which are untouched. */
   | { readonly kind: 'starting'; readonly trials: Map<number, Trial> }
+  /** They have been ready, and get a share of the new connections, until this time. */
+  | {
+      readonly kind: 'canary'
+      readonly trials: ReadonlyMap<number, Trial>
+      readonly canary: Canary
+      readonly until: number
+    }
   /** The new processes have taken over; the old ones, by id, drain and exit. */
   | { readonly kind: 'retiring'; readonly former: Map<string, number> }
   /** All instances are replaced; backends that belong to none of them are still registered. */
@@ -60,6 +78,8 @@ type Phase =
  * It replaces `atOnce` instances per step:
  *
  *     starting --all ready for minHealthy--> retiring --all old ones gone--> next step, or settling
+ *     starting --the same, in the first step of a canary--> canary --time over, no worse--> retiring
+ *     canary --exit, worse than the old version--> over (as for starting)
  *     settling --no other backend is registered--> over; --timeout--> over, as a failure
  *     starting --exit, unhealthy, timeout--> over (the new processes of this step stop, the old ones continue)
  *     any --a process that has taken over exits or becomes unhealthy--> over
@@ -77,6 +97,8 @@ export class Deploy {
   #replaced = new Map<string, number>()
   #phase: Phase = { kind: 'over' }
   #timer: Timer | undefined
+  /** Until it is over. */
+  #canary: CanaryPlan | undefined
 
   constructor(
     plan: DeployPlan,
@@ -90,10 +112,13 @@ export class Deploy {
     this.#finished = finished
     this.#limit = (plan.startLimit ?? START_TIMEOUT_MS) + plan.minHealthy
     this.#remaining = [...plan.instances]
+    this.#canary = plan.canary
   }
 
   /** Call once. */
   begin(): void {
+    // While they are on trial, nothing depends on them.
+    this.#canary?.shift(0)
     this.#next()
   }
 
@@ -105,6 +130,10 @@ export class Deploy {
         return this.#fail(instance, 'became unhealthy after taking over')
     }
     if (this.#phase.kind === 'settling' && this.#leftovers().length === 0) return this.#finish()
+    if (this.#phase.kind === 'canary') {
+      const problem = this.#phase.canary.reported(reports, this.#clock.now())
+      return problem === undefined ? this.#reviewCanary() : this.#failCanary(problem)
+    }
     if (this.#phase.kind !== 'starting') return
     const { trials } = this.#phase
     for (const [instance, before] of trials) {
@@ -120,7 +149,7 @@ export class Deploy {
   exited(id: string, exit: ProcessExit, output: readonly string[]): void {
     const replaced = this.#replaced.get(id)
     if (replaced !== undefined) return this.#fail(replaced, `${describeExit(exit)} after taking over`, output)
-    if (this.#phase.kind === 'starting') {
+    if (this.#phase.kind === 'starting' || this.#phase.kind === 'canary') {
       for (const [instance, trial] of this.#phase.trials) {
         if (trial.id === id) return this.#fail(instance, describeExit(exit), output)
       }
@@ -176,7 +205,7 @@ export class Deploy {
     const now = this.#clock.now()
     const trials = [...this.#phase.trials]
     const settled = Math.max(...trials.map(([, trial]) => settledAt(trial, minHealthy)))
-    if (settled <= now) return this.#takeOver()
+    if (settled <= now) return this.#canary === undefined ? this.#takeOver() : this.#beginCanary(this.#canary)
     for (const [instance, trial] of trials) {
       if (settledAt(trial, minHealthy) > now && trial.startedAt + this.#limit <= now) {
         return this.#fail(instance, whyLate(trial, this.#limit))
@@ -187,8 +216,51 @@ export class Deploy {
     this.#timer = this.#clock.setTimeout(() => this.#review(), next - now)
   }
 
-  #takeOver(): void {
+  #beginCanary({ share, time, version, shift }: CanaryPlan): void {
     if (this.#phase.kind !== 'starting') return
+    const { trials } = this.#phase
+    const ids = [...trials.values()].map(({ id }) => id)
+    const canary = new Canary(this.#plan.service.name, ids, version)
+    this.#phase = { kind: 'canary', trials, canary, until: this.#clock.now() + time }
+    shift(share)
+    const text = `version ${version} gets ${formatShare(share)} of the new connections for ${formatDuration(time)}`
+    this.#report('canary', undefined, text)
+    // Where the comparison begins.
+    this.reported(this.#plan.fleet.reports)
+  }
+
+  /** The canary is no worse so far. At the end of its time it must be ready. */
+  #reviewCanary(): void {
+    this.#clock.clear(this.#timer)
+    if (this.#phase.kind !== 'canary') return
+    const { canary, until } = this.#phase
+    const left = until - this.#clock.now()
+    if (left > 0) {
+      this.#timer = this.#clock.setTimeout(() => this.#reviewCanary(), left)
+      return
+    }
+    // Otherwise with the next report.
+    if (!canary.isReady) return
+    this.#report('canary', undefined, `no worse than the old version: ${canary.summary}`)
+    this.#endCanary()
+    this.#takeOver()
+  }
+
+  #failCanary(problem: string): void {
+    const { version } = this.#canary ?? {}
+    const text = `the canary (version ${version}) ${problem}`
+    this.#report('failed', undefined, text)
+    this.#finishFailed(text, [])
+  }
+
+  #endCanary(): void {
+    const canary = this.#canary
+    this.#canary = undefined
+    canary?.shift(undefined)
+  }
+
+  #takeOver(): void {
+    if (this.#phase.kind !== 'starting' && this.#phase.kind !== 'canary') return
     const former = new Map<string, number>()
     for (const [instance, { id }] of this.#phase.trials) {
       this.#replaced.set(id, instance)
@@ -260,6 +332,7 @@ export class Deploy {
 
   #finish(): void {
     this.#clock.clear(this.#timer)
+    this.#endCanary()
     this.#phase = { kind: 'over' }
     const replaced = this.#replaced.size
     if (this.#version === 'old') {
@@ -274,8 +347,10 @@ export class Deploy {
   /** Stops the new processes of this step that have not taken over. */
   #discard(): void {
     this.#clock.clear(this.#timer)
-    if (this.#phase.kind !== 'starting') return
-    for (const instance of this.#phase.trials.keys()) this.#plan.service.discard(instance)
+    if (this.#phase.kind === 'starting' || this.#phase.kind === 'canary')
+      for (const instance of this.#phase.trials.keys()) this.#plan.service.discard(instance)
+    // Not before its backends are draining.
+    this.#endCanary()
   }
 
   #reportReadiness(instance: number, before: Trial, after: Trial): void {

@@ -1,15 +1,18 @@
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../config/config.ts'
-import { describeError } from '../../errors.ts'
+import { BrokerError, describeError } from '../../errors.ts'
 import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.ts'
-import type { DeployCommand, DeployResult } from './messages.ts'
+import type { CanaryPlan } from './deploy.ts'
+import type { CanaryRequest, DeployCommand, DeployResult } from './messages.ts'
+import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
 import { define } from '../fleet/definition.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import { type CommandResult, refusal } from '../../ipc/operator-protocol.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import type { OperationLock } from '../operation-lock.ts'
+import type { Shifts } from '../shift/shifts.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 
 /** Parts of the master that a deploy uses. */
@@ -19,6 +22,7 @@ export interface DeployerParts {
   readonly operationLock: OperationLock
   readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly logger: Logger
+  readonly shifts: Pick<Shifts, 'of' | 'set'>
   readonly workerPool: Pick<WorkerPool, 'reportChange'>
 }
 
@@ -77,7 +81,7 @@ export class Deployer {
     return this.#running.deploy.done
   }
 
-  /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
+  /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER, BATON_ERR_NO_CANARY */
   async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
     const { fleet, activeConfig, files, logger } = this.#parts
     // New processes need the control socket.
@@ -87,10 +91,12 @@ export class Deployer {
     const base = dirname(activeConfig.settings.file)
     const folder = define(service, base)?.cwd
     let moved: string | undefined
+    const canary = command.canary && this.#planCanary(service, command.canary, by)
     const deploy = begin(fleet, {
       service,
       base,
       atOnce,
+      canary,
       progress: ({ step, instance, text }) => {
         if (step === 'done' && !abort) moved = movedFrom(folder, service, base)
         if (moved === undefined) command.progress(`${step} ${instance}: ${text}`)
@@ -109,6 +115,38 @@ export class Deployer {
     else logger.error({ service: name, reason: result.reason, returned: result.returned }, 'deploy failed')
     return result
   }
+
+  /**
+   * There must be two versions, and nothing that divides the connections already.
+   *
+   * @throws {BrokerError} BATON_ERR_NO_CANARY, BATON_ERR_NOT_MANAGED
+   */
+  #planCanary(service: ServiceConfig, request: CanaryRequest, by: string): CanaryPlan {
+    const { fleet, activeConfig, shifts } = this.#parts
+    const { name } = service
+    if (service.command === null) throw new BrokerError('BATON_ERR_NOT_MANAGED', name)
+    const version = define(service, dirname(activeConfig.settings.file))?.version ?? null
+    if (version === null) throw noCanary(`the env of service ${name} has no BATON_VERSION`)
+    if (!VERSION.test(version)) throw noCanary(`BATON_VERSION of service ${name}: ${VERSION_EXPECTED}`)
+    const running = fleet.reports.filter(({ service: each, state }) => each === name && state !== 'draining')
+    if (running.length === 0) throw noCanary(`no backend of service ${name} is running`)
+    if (running.some((report) => report.version === version))
+      throw noCanary(
+        `version ${version} of service ${name} is running already; change BATON_VERSION in its env, and run "baton reload"`,
+      )
+    if (shifts.of(name) !== undefined)
+      throw noCanary(`connections of service ${name} are shifted; "baton shift ${name} --off" ends that`)
+    return {
+      ...request,
+      version,
+      shift: (share) =>
+        shifts.set(name, share === undefined ? undefined : { to: version, share, canary: true }, by),
+    }
+  }
+}
+
+function noCanary(why: string): BrokerError {
+  return new BrokerError('BATON_ERR_NO_CANARY', why)
 }
 
 /** The problem, if `cwd` no longer leads to `folder`, where the processes were started: they are of another release. */

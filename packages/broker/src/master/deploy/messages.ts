@@ -1,9 +1,18 @@
+export interface CanaryRequest {
+  /** In hundredths of a percent: 1 to 10000. */
+  readonly share: number
+  /** In ms. */
+  readonly time: number
+}
+
 export interface DeployCommand {
   readonly service: string
   /** How many instances to replace at a time. */
   readonly atOnce: number
   /** Aborts the current deploy, or reverts what a failed one has left. */
   readonly abort: boolean
+  /** Tries the new version with a share of the new connections first. */
+  readonly canary?: CanaryRequest | undefined
   /** The requester, for logs and events. */
   readonly by: string
   readonly progress: (line: string) => void
@@ -11,7 +20,7 @@ export interface DeployCommand {
 
 /** One progress line of a deploy. */
 export interface DeployProgress {
-  readonly step: 'started' | 'ready' | 'draining' | 'stopped' | 'failed' | 'aborted' | 'done'
+  readonly step: 'started' | 'ready' | 'canary' | 'draining' | 'stopped' | 'failed' | 'aborted' | 'done'
   /** Such as `web.1`, or the service's name for the whole service. */
   readonly instance: string
   readonly text: string

@@ -4,7 +4,7 @@ import { define, type Generation } from '../fleet/definition.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import { type FleetClock, fleetClock } from '../fleet/os.ts'
 import type { ManagedService } from '../fleet/managed-service.ts'
-import { Deploy, type DeployPlan } from './deploy.ts'
+import { type CanaryPlan, Deploy, type DeployPlan } from './deploy.ts'
 import type { DeployProgress, DeployResult } from './messages.ts'
 
 export interface DeployOptions {
@@ -15,6 +15,8 @@ export interface DeployOptions {
   /** How many instances to replace at a time, at least 1. Default: 1. */
   readonly atOnce?: number
   readonly startLimit?: number
+  /** Default: the new version is not tried first. */
+  readonly canary?: CanaryPlan | undefined
   readonly clock?: FleetClock
   readonly progress?: (progress: DeployProgress) => void
 }
@@ -81,6 +83,7 @@ function roll(
     external: options.service.external,
     drainDeadline: service.drainDeadline,
     ...(startLimit !== undefined && { startLimit }),
+    canary: options.canary,
   }
   const finished = (result: DeployResult) => {
     if (result.success || result.complete === true) service.commit(versions.new)

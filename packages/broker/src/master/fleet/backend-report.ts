@@ -1,7 +1,8 @@
 import type * as ipc from '../../ipc/messages.ts'
 
 /** The part of a worker's report that the fleet and its deploys use. */
-export type BackendReport = Pick<ipc.BackendReport, 'service' | 'id' | 'slot' | 'pid' | 'state' | 'owner'>
+export type BackendReport = Pick<ipc.BackendReport, 'service' | 'id' | 'slot' | 'pid' | 'state' | 'owner'> &
+  Partial<Pick<ipc.BackendReport, 'version' | 'tally'>>
 
 /** Whether it is the backend of the managed process `id`, or one of its backends. */
 function isOf(id: string, report: BackendReport): boolean {

@@ -6,14 +6,19 @@ import {
   portRequest,
   refusal,
 } from '../../ipc/operator-protocol.ts'
+import { parseDuration } from '../../config/duration.ts'
+import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
+import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
 import { describeError } from '../../errors.ts'
-import type { DeployCommand } from '../deploy/messages.ts'
+import type { CanaryRequest, DeployCommand } from '../deploy/messages.ts'
+import type { ShiftRequest } from '../shift/shifts.ts'
 import type { OperatorSession } from '../../ipc/operator-session.ts'
 
 /** Commands of an operator. Refusals are results, not errors. */
 export interface OperatorCommands {
   status(): unknown
   deploy(command: DeployCommand): Promise<CommandResult>
+  shift(request: ShiftRequest): CommandResult
   listen(request: PortRequest): Promise<CommandResult>
   /** Answers the session itself, from this program or the next one. Refused during another operation unless it may wait. */
   reload(session: OperatorSession, wait: boolean): void
@@ -44,7 +49,7 @@ export function runCommand(
       session.write(`${JSON.stringify(master.status())}\n`)
       return session.answered()
   }
-  if (!['reload', 'stop', 'deploy', 'listen'].includes(command))
+  if (!['reload', 'stop', 'deploy', 'shift', 'listen'].includes(command))
     return refuse(`unknown command ${JSON.stringify(command)}`)
   if (session.rights !== 'operator')
     return refuse(`permission denied: ${command} requires the broker's user or root`)
@@ -53,9 +58,15 @@ export function runCommand(
     const [service = '', mode] = words
     if (!Number.isInteger(atOnce) || atOnce < 1)
       return refuse('at-once must be a number of instances, at least 1')
+    const canary = mode === 'abort' ? undefined : canaryRequest(options)
+    if (typeof canary === 'string') return refuse(canary)
     const progress = (line: string) => session.write(`${line}\n`)
-    const request = { service, atOnce, abort: mode === 'abort', by: session.peer, progress }
+    const request = { service, atOnce, abort: mode === 'abort', canary, by: session.peer, progress }
     return void answerWith(session, master.deploy(request))
+  }
+  if (command === 'shift') {
+    const request = shiftRequest(words, options, session.peer)
+    return typeof request === 'string' ? refuse(request) : reply(session, master.shift(request))
   }
   if (command === 'listen') {
     const request = portRequest(options)
@@ -69,6 +80,31 @@ export function runCommand(
   }
   if (rest.length > 0) return refuse(`${command} takes no arguments`)
   master.stop(session)
+}
+
+/** @returns undefined if none is wanted; an error message */
+function canaryRequest(options: ReadonlyMap<string, string>): CanaryRequest | string | undefined {
+  const text = options.get('canary')
+  if (text === undefined) return undefined
+  const share = parseShare(text)
+  const time = parseDuration(options.get('for') ?? '')
+  if (share === undefined || share === 0) return `canary: ${SHARE_EXPECTED}, above 0%`
+  return time === undefined || time === 0 ? 'canary requires for=DURATION, such as 10m' : { share, time }
+}
+
+/** @returns the request, or an error message */
+function shiftRequest(
+  [service = '', mode]: readonly string[],
+  options: ReadonlyMap<string, string>,
+  by: string,
+): ShiftRequest | string {
+  if (mode === 'off') return { service, shift: undefined, by }
+  const share = parseShare(options.get('share') ?? '')
+  const to = options.get('to') ?? ''
+  if (!VERSION.test(to)) return `shift requires to=VERSION: ${VERSION_EXPECTED}`
+  return share === undefined
+    ? `shift requires share=N%: ${SHARE_EXPECTED}`
+    : { service, shift: { to, share }, by }
 }
 
 export function reply(session: OperatorSession, { success, log }: CommandResult): void {

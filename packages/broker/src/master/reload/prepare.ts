@@ -7,6 +7,7 @@ import type { Fleet } from '../fleet/fleet.ts'
 import type { Notifier } from '../systemd/notify.ts'
 import type { Counters } from '../workers/counters.ts'
 import type { SessionHandover } from './session-handover.ts'
+import type { Shifts } from '../shift/shifts.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
 import { type ActiveConfig, readSettings } from '../active-config.ts'
 import type { CommandLine, InstalledProgram } from './installed-program.ts'
@@ -28,11 +29,15 @@ export interface ReloadParts {
   readonly fleet: Fleet
   readonly counters: Counters
   readonly sessionHandover: SessionHandover
+  readonly shifts: Pick<Shifts, 'keepOnly'>
   readonly files: Pick<FilesOnDisk, 'ensure'>
 }
 
 /** The rest of what crosses exec. */
-type Carried = Pick<MasterState, 'lock' | 'lifeline' | 'executions' | 'startedAt' | 'run' | 'controls'> & {
+type Carried = Pick<
+  MasterState,
+  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'run'
+> & {
   /** Requests for the next reload. */
   readonly waiting: readonly ReloadRequest[]
 }

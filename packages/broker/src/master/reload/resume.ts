@@ -107,7 +107,7 @@ export class ReloadResumption {
    * @throws the reason of the failure; then nothing has changed
    */
   async #apply(next: Settings): Promise<() => Promise<BrokerError | undefined>> {
-    const { log, activeConfig, workerPool, files } = this.#parts
+    const { log, activeConfig, workerPool, shifts, files } = this.#parts
     files.ensure()
     const drainDeadline = longestDrainDeadline(activeConfig.config)
     const change = activeConfig.sockets.change(next.config)
@@ -119,6 +119,7 @@ export class ReloadResumption {
       throw error
     }
     activeConfig.replace(next, change.sockets)
+    shifts.keepOnly(next.config.services)
     // Only the old worker has the backends of a removed service, so it must drain them before it releases them.
     this.#applyToFleet()
     replaced.finish(change.removed, drainDeadline)

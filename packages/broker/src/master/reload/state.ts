@@ -1,6 +1,7 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import type { Controls } from '../../ipc/controls.ts'
+import type { Shifts } from '../../api/shift.ts'
 import type { BackendReport } from '../../ipc/messages.ts'
 import { READABLE_VERSIONS } from '../../ipc/state-version.ts'
 import type { FleetState } from '../fleet/state.ts'
@@ -42,6 +43,8 @@ export interface MasterState {
   readonly known?: readonly BackendReport[]
   /** Clients of dead workers. Absent in the state of an older version. */
   readonly survivors?: SurvivorsState
+  /** Absent in the state of an older version. */
+  readonly shifts?: Shifts
   /** How many workers were started so far. */
   readonly started: number
   readonly counters: CountersState

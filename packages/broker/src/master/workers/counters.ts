@@ -1,4 +1,5 @@
 import { Counter, Gauge, Registry } from 'prom-client'
+import { type Shift, WHOLE } from '../../api/shift.ts'
 import { droppedLines } from '../../metrics/dropped-lines.ts'
 import { lasting, type MetricSnapshot, sum } from '../../metrics/snapshot.ts'
 
@@ -56,6 +57,12 @@ export class Counters {
     help: 'Files of the broker that were removed or replaced while it ran, and that it created again.',
     registers: [this.#registry],
   })
+  readonly #shifts = new Gauge({
+    name: 'baton_shift_share',
+    help: 'Share of the new connections that go to this version, from 0 to 1, while a shift is in force.',
+    labelNames: ['service', 'version'],
+    registers: [this.#registry],
+  })
   #ended: MetricSnapshot[]
   #counted: Omit<CountersState, 'ended'>
   #adding = false
@@ -111,6 +118,12 @@ export class Counters {
     this.#counted = { ...this.#counted, restored: (this.#counted.restored ?? 0) + 1 }
     this.#restored.inc()
     this.onChange()
+  }
+
+  /** The shift of a service has changed. */
+  shifted(service: string, before: Shift | undefined, now: Shift | undefined): void {
+    if (before !== undefined) this.#shifts.remove({ service, version: before.to })
+    if (now !== undefined) this.#shifts.set({ service, version: now.to }, now.share / WHOLE)
   }
 
   /** Keeps the counters of a worker that has ended. */

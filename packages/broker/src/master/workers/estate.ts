@@ -2,6 +2,7 @@ import type { OwnedFd } from '@baton/native-sendmsg'
 import { CLAIM_VERSION } from '../../ipc/claim.ts'
 import type { Controls } from '../../ipc/controls.ts'
 import type { KeptOutput } from '../../ipc/messages.ts'
+import type { Shifts } from '../../api/shift.ts'
 import type { LifelineState } from '../../supervise/lifeline.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import { processesOf, type FleetState, type ProcessState } from '../fleet/state.ts'
@@ -21,6 +22,8 @@ export interface Estate {
   readonly lifeline: LifelineState
   /** Absent in the estate of an older program. */
   readonly controls?: Controls
+  /** Absent from a master of an older version. */
+  readonly shifts?: Shifts
   /** Numbers under which the descriptors that go with it are in this state, in their order. */
   readonly numbers: readonly number[]
 }
@@ -47,7 +50,7 @@ const MAX_FDS = 48
  */
 export function estateOf(
   { settings, sockets }: Pick<ActiveConfig, 'settings' | 'sockets'>,
-  rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline' | 'controls'>,
+  rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline' | 'controls' | 'shifts'>,
 ): EstateMessage | undefined {
   const { state } = sockets
   const needed: number[] = [

@@ -1,6 +1,7 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { Controls } from '../../ipc/controls.ts'
+import type { Shifts } from '../../api/shift.ts'
 import type { BackendReport, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import { modeOfSockets } from '../../listening/sockets.ts'
@@ -23,10 +24,12 @@ export function sendFirstOrders(
     backends,
     managed,
     controls,
+    shifts,
   }: {
     readonly backends: readonly BackendReport[]
     readonly managed: readonly ManagedReport[]
     readonly controls: Controls
+    readonly shifts: Shifts
   },
 ): void {
   const listeners = [...sockets.listeners]
@@ -48,6 +51,7 @@ export function sendFirstOrders(
     known: knownOf(backends),
     managed,
     controls,
+    shifts,
   })
 }
 

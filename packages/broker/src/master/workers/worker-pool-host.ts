@@ -1,3 +1,4 @@
+import type { Shifts } from '../../api/shift.ts'
 import type { Estate } from './estate.ts'
 import type { Controls } from '../../ipc/controls.ts'
 import type { FromWorker, ManagedReport } from '../../ipc/messages.ts'
@@ -30,7 +31,9 @@ export interface WorkerPoolHost {
   /** A worker has ended and was removed from `workers`. */
   ended(): void
   /** The managed backends, for the next master if this one is killed. Undefined if the serving worker is not to outlive this process. */
-  estate(): Pick<Estate, 'fleet' | 'lifeline' | 'controls'> | undefined
+  estate(): Pick<Estate, 'fleet' | 'lifeline' | 'controls' | 'shifts'> | undefined
+  /** The shifts in force. */
+  shifts(): Shifts
   /** A dead worker cannot be replaced, because the files of this program were removed. */
   programGone(): void
 }

@@ -327,6 +327,13 @@ export class WorkerPool {
     for (const worker of this.#workers) worker.send({ type: 'managed', processes })
   }
 
+  /** Sends the shifts in force to the workers, after a change. */
+  sendShifts(): void {
+    const shifts = this.#host.shifts()
+    for (const worker of this.#workers) worker.send({ type: 'shifts', shifts })
+    this.sendEstate()
+  }
+
   /**
    * Asks every worker to drain a backend: only a finishing worker knows the backends of a service that a reload has removed.
    *
@@ -443,6 +450,7 @@ export class WorkerPool {
       backends: this.known,
       managed: this.#host.managed(),
       controls: this.#host.controls(),
+      shifts: this.#host.shifts(),
     })
     return worker
   }

@@ -3,12 +3,15 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import * as z from 'zod'
 
 import { duration } from '../../config/duration-schema.ts'
+import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
+import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
 import { badRequest, connectionId, connectionQuery } from './connection-query.ts'
 import { addControlRoutes } from './control-routes.ts'
 import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
 import { quoted } from './quoted.ts'
 import type { WorkerView } from './view.ts'
+import type { Shift } from '../../api/shift.ts'
 import type { BackendStatus, DrainResult, ServiceStatus, Status } from '../../api/status.ts'
 
 interface ServiceParams {
@@ -94,10 +97,15 @@ export function addRoutes(
 
   addControlRoutes(app, view, (name) => findService(view, name), requester)
 
+  app.post<ServiceParams>('/api/v1/services/:service/shift', async (request, reply) => {
+    const { name: service } = findService(view, request.params.service)
+    if (view.shift === undefined) throw withoutMaster('shift connections')
+    const { success, log } = await view.shift(service, shiftOf(request.body), requester(request))
+    return reply.code(success ? 200 : 409).send({ success, log })
+  })
+
   app.post('/api/v1/reload', async (request, reply) => {
-    if (view.reload === undefined) {
-      throw new AdminError('BATON_ERR_ADMIN_NO_MASTER', 'this broker has no master, so it cannot reload')
-    }
+    if (view.reload === undefined) throw withoutMaster('reload')
     const { success, log } = await view.reload(requester(request), waitOf(request.query))
     return reply.code(success ? 200 : 409).send({ success, log })
   })
@@ -109,6 +117,30 @@ function waitOf(query: unknown): boolean {
   const result = reloadQuery.safeParse(query)
   if (result.success) return result.data.wait === 'true'
   throw badRequest(result.error)
+}
+
+function withoutMaster(what: string): AdminError {
+  return new AdminError('BATON_ERR_ADMIN_NO_MASTER', `this broker has no master, so it cannot ${what}`)
+}
+
+const shiftBody = z.union(
+  [
+    z.strictObject({
+      to: z.string().regex(VERSION, VERSION_EXPECTED),
+      share: z.string().refine((text) => parseShare(text) !== undefined, { error: SHARE_EXPECTED }),
+    }),
+    z.strictObject({ off: z.literal(true) }),
+  ],
+  { error: 'expected {"to": VERSION, "share": "N%"} or {"off": true}' },
+)
+
+/** Undefined: the shift in force ends. */
+function shiftOf(body: unknown): Shift | undefined {
+  const result = shiftBody.safeParse(body ?? {})
+  if (!result.success) throw badRequest(result.error)
+  if ('off' in result.data) return undefined
+  const { to, share } = result.data
+  return { to, share: parseShare(share) ?? 0 }
 }
 
 function begun({ draining, deadlineMs }: DrainResult): DrainResult {

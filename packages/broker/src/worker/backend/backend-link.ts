@@ -548,12 +548,14 @@ export class BackendLink implements Candidate {
   #handedOff(connections: readonly ClientConnection[]): void {
     for (const { probe } of connections) probe?.handedOff()
     const clients = clientsOf(connections)
-    if (clients.length > 0) this.#host.handedOff(clients)
+    this.eligibility.tally.adopted += clients.length
+    if (clients.length > 0) this.#host.handedOff(clients, this.identity.version)
   }
 
   #relayed(connection: ClientConnection, upstream: Socket): void {
-    if (connection.probe) connection.probe.relayed(upstream)
-    else this.#host.relayed(connection, upstream)
+    if (connection.probe) return connection.probe.relayed(upstream)
+    this.eligibility.tally.adopted += 1
+    this.#host.relayed(connection, upstream, this.identity.version)
   }
 
   #returned(connections: readonly ClientConnection[], failure: Failure): void {

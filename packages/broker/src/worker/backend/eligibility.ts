@@ -30,6 +30,8 @@ export interface EligibilityHost {
 export class Eligibility {
   /** Latest result of health checks, set by `HealthChecks`. 'healthy' if the service has none. */
   health: Health = 'healthy'
+  /** Connections that it has got so far, failures that count against it, and health checks. */
+  readonly tally = { adopted: 0, failures: 0, checks: 0, failedChecks: 0 }
   readonly #host: EligibilityHost
   readonly #os: Os
   /** Logs with the backend's name. */
@@ -78,6 +80,7 @@ export class Eligibility {
   /** A handoff has failed. Too many in a short time pause the backend. */
   failed({ code }: Failure): void {
     if (!consequenceOf(code).countsAgainstBackend) return
+    this.tally.failures += 1
     const now = this.#os.now()
     this.#failures.failed(now)
     const pause = this.#failures.retryAfter(now)

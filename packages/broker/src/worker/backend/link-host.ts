@@ -34,10 +34,10 @@ export interface BackendIdentity {
 
 /** Outcomes of offered connections. Each connection is reported exactly once. */
 export interface LinkHost {
-  /** ACK: the backend owns them. */
-  handedOff(connections: readonly ClientConnection[]): void
+  /** ACK: the backend owns them. `version`: the backend's. */
+  handedOff(connections: readonly ClientConnection[], version: string | null): void
   /** ACK of a relay. `upstream` is connected to the backend; the host now owns it. */
-  relayed(connection: ClientConnection, upstream: Socket): void
+  relayed(connection: ClientConnection, upstream: Socket, version: string | null): void
   /** Proven untouched, so they may go elsewhere. In any order. `by`: id of the backend or upstream that returns them. */
   returned(connections: readonly ClientConnection[], failure: Failure, by: string): void
   /** Taken and not answered, without proof that it is untouched: close it, and never offer it again. */

@@ -4,6 +4,7 @@ import { createConnectionId } from './connection-id.ts'
 import type { Failure } from './failure.ts'
 import type { ResumeState } from './resume-state.ts'
 import type { Proxied } from './proxied.ts'
+import type { Routed } from './routed.ts'
 import type { ListenerConfig } from '../../config/config.ts'
 import type { HandBackKind } from '../../metrics/labels.ts'
 
@@ -41,6 +42,8 @@ export interface ClientConnection {
   readonly resume?: ResumeState
   /** From a PROXY header. `peer` stays the real peer, the load balancer. */
   proxied?: Proxied | undefined
+  /** Set where its first bytes were looked at. */
+  routed?: Routed | undefined
   /** Of a connection that moves to another worker before its service is chosen: what it has to show next. */
   peeked?: 'proxy' | 'content'
 }
@@ -80,6 +83,7 @@ export class AcceptedClient implements ClientConnection {
   shared = false
   record: number | undefined
   proxied?: Proxied | undefined
+  routed?: Routed | undefined
   peeked?: 'proxy' | 'content'
   #id: Buffer | undefined
 
@@ -154,6 +158,7 @@ export class InheritedClient implements ClientConnection {
   readonly handedBack?: HandBackKind
   readonly resume?: ResumeState
   proxied?: Proxied | undefined
+  routed?: Routed | undefined
   peeked?: 'proxy' | 'content'
 
   /** Owns `fd`. */
@@ -169,6 +174,7 @@ export class InheritedClient implements ClientConnection {
       record,
       resume,
       proxied,
+      routed,
       peeked,
     }: Omit<ClientConnection, 'fd' | 'tried' | 'pressedSince'>,
   ) {
@@ -182,6 +188,7 @@ export class InheritedClient implements ClientConnection {
     if (handedBack !== undefined) this.handedBack = handedBack
     if (resume !== undefined) this.resume = resume
     if (proxied !== undefined) this.proxied = proxied
+    if (routed !== undefined) this.routed = routed
     if (peeked !== undefined) this.peeked = peeked
   }
 }

@@ -31,6 +31,7 @@ export function heldClient(service: string, connection: Waiting): HeldClient {
     ...('handedBack' in connection && { handedBack: connection.handedBack }),
     ...('peeked' in connection && connection.peeked && { peeked: connection.peeked }),
     ...(connection.proxied && { proxied: connection.proxied }),
+    ...('routed' in connection && connection.routed && { routed: connection.routed }),
     ...(idleFor !== undefined && { idleFor: Number.isFinite(idleFor) ? idleFor : null }),
   }
 }

@@ -57,7 +57,7 @@ export class HealthChecks {
   #probe: Probe | undefined
   #timer: Timer | undefined
 
-  /** @param onChange the health of the link has changed */
+  /** @param onChange the health of the link has changed, or a check has failed */
   constructor(
     link: BackendLink,
     options: HealthCheckOptions,
@@ -100,10 +100,14 @@ export class HealthChecks {
 
   #judge({ result, reason }: Verdict): void {
     if (result === 'unknown') return
+    const { tally } = this.#link.eligibility
+    tally.checks += 1
+    if (result === 'failed') tally.failedChecks += 1
     const before = this.#record.health
     this.#record = judge(this.#record, result)
     const { health } = this.#record
-    if (health === before) return
+    // A canary is judged by each of them.
+    if (health === before) return result === 'failed' ? this.#onChange() : undefined
     this.#link.eligibility.health = health
     const { ulid: backend, slot, service } = this.#link.identity
     if (health === 'healthy') {

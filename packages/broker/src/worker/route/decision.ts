@@ -1,6 +1,6 @@
 import { readClientHello } from './parse/client-hello.ts'
 import { type IncomingProxyHeader, readProxyHeader } from './parse/proxy-header.ts'
-import { parseHead, scanHead } from './parse/request-head.ts'
+import { parseHead, type RequestHead, scanHead } from './parse/request-head.ts'
 import type { Route, RouteTable } from './table.ts'
 
 // Decides about a connection by the bytes that have arrived on it. No I/O.
@@ -21,15 +21,15 @@ export type Decision =
   | { readonly action: 'wait'; readonly progress: Progress }
   /** Consume exactly the header, and go on with what follows it. */
   | { readonly action: 'consume'; readonly header: IncomingProxyHeader }
-  /** No route matches, or nothing can be decided: the listener's own service. */
-  | { readonly action: 'fallback' }
-  | { readonly action: 'route'; readonly route: Route }
+  /** No route matches, or nothing can be decided: the listener's own service. `head`: of an HTTP request that could be read. */
+  | { readonly action: 'fallback'; readonly head?: RequestHead }
+  | { readonly action: 'route'; readonly route: Route; readonly head?: RequestHead }
   /** HTTP parsers could read it in two ways. */
   | { readonly action: 'refuse' }
   /** A trusted peer has sent no header, or a broken one. */
   | { readonly action: 'no-header' }
 
-const FALLBACK: Decision = { action: 'fallback' }
+const FALLBACK = { action: 'fallback' } as const
 
 export function decideHeader(bytes: Buffer): Decision {
   const reading = readProxyHeader(bytes)
@@ -39,11 +39,14 @@ export function decideHeader(bytes: Buffer): Decision {
     : { action: 'no-header' }
 }
 
-/** @param bytes everything that has arrived, at most `MAX_PEEK`: of that many, nothing is waited for */
+/**
+ * @param bytes everything that has arrived, at most `MAX_PEEK`: of that many, nothing is waited for
+ * @param table undefined if only the head itself is wanted: then none is refused
+ */
 export function decideContent(
   bytes: Buffer,
   protocol: 'http' | 'tls',
-  table: RouteTable,
+  table: RouteTable | undefined,
   progress: Progress,
 ): Decision {
   const decision =
@@ -51,7 +54,8 @@ export function decideContent(
   return decision.action === 'wait' && bytes.length >= MAX_PEEK ? FALLBACK : decision
 }
 
-function decideHello(bytes: Buffer, table: RouteTable, progress: Progress): Decision {
+function decideHello(bytes: Buffer, table: RouteTable | undefined, progress: Progress): Decision {
+  if (table === undefined) return FALLBACK
   if (bytes.length < progress.seen) return { action: 'wait', progress }
   const reading = readClientHello(bytes)
   if (reading.state === 'not-tls') return FALLBACK
@@ -59,16 +63,20 @@ function decideHello(bytes: Buffer, table: RouteTable, progress: Progress): Deci
   return reading.bytes > MAX_PEEK ? FALLBACK : { action: 'wait', progress: { seen: reading.bytes } }
 }
 
-function decideHead(bytes: Buffer, table: RouteTable, { seen }: Progress): Decision {
+function decideHead(bytes: Buffer, table: RouteTable | undefined, { seen }: Progress): Decision {
   const { end, fault, scanned } = scanHead(bytes, seen)
-  if (fault !== undefined) return { action: 'refuse' }
+  const refused: Decision = table === undefined ? FALLBACK : { action: 'refuse' }
+  if (fault !== undefined) return refused
   if (end === undefined) return { action: 'wait', progress: { seen: scanned } }
   const reading = parseHead(bytes, end)
   if (reading.state === 'http2') return FALLBACK
-  if (reading.state !== 'found' || table.isAmbiguous(reading.head)) return { action: 'refuse' }
-  return routeOr(table.byHead(reading.head))
+  if (reading.state !== 'found') return refused
+  const { head } = reading
+  if (table === undefined) return { action: 'fallback', head }
+  if (table.isAmbiguous(head)) return refused
+  return { ...routeOr(table.byHead(head)), head }
 }
 
-function routeOr(route: Route | undefined): Decision {
+function routeOr(route: Route | undefined): Extract<Decision, { action: 'fallback' | 'route' }> {
   return route === undefined ? FALLBACK : { action: 'route', route }
 }

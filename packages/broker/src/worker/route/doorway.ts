@@ -14,6 +14,7 @@ import type { ListenerConfig } from '../../config/config.ts'
 import { networksOf } from '../../config/trusted-source.ts'
 import type { UnroutedReason } from '../../metrics/labels.ts'
 import type { ClientConnection } from '../connection/connection.ts'
+import { digestOf, type Routed } from '../connection/routed.ts'
 import type { Os, Watcher } from '../os.ts'
 import {
   decideContent,
@@ -25,7 +26,8 @@ import {
 } from './decision.ts'
 import type { ConnectionTable } from './limits/connection-table.ts'
 import { ListenerLimits } from './limits/listener-limits.ts'
-import { RouteTable } from './table.ts'
+import { cookieOf, type RequestHead } from './parse/request-head.ts'
+import { type Route, RouteTable } from './table.ts'
 
 /**
  * An event for each arrival, and none in between: a client that sends slowly costs nothing while it does not. SO_RCVLOWAT would do the same on
@@ -45,6 +47,8 @@ const MAX_LINGERING = 256
 export interface DoorwayHost {
   /** The connection is the host's, for this service; null: no route matches it. */
   decided(connection: ClientConnection, service: string | null): void
+  /** The cookie by which this service tells clients apart, if that matters now. */
+  cookieOf(service: string): string | undefined
   /** It goes to no service. The connection is the host's, to be closed. */
   unrouted(connection: ClientConnection, reason: UnroutedReason): void
   /** Open connections could not be counted. */
@@ -104,9 +108,13 @@ export class Doorway {
     this.#os = os
   }
 
-  /** Whether connections of this listener must be looked at. */
-  static isNeeded({ routes, proxyProtocol, limits }: ListenerConfig): boolean {
-    return routes.length > 0 || proxyProtocol !== null || limits !== null
+  /** Whether connections of this listener must be looked at. @param mayUseCookies its service may tell clients apart by a cookie */
+  static isNeeded(
+    { routes, proxyProtocol, limits, protocol }: ListenerConfig,
+    mayUseCookies: boolean,
+  ): boolean {
+    const readsCookies = protocol === 'http' && mayUseCookies
+    return routes.length > 0 || proxyProtocol !== null || limits !== null || readsCookies
   }
 
   get size(): number {
@@ -205,7 +213,7 @@ export class Doorway {
   #look(waiting: Waiting, ended: boolean): boolean {
     while (this.#waiting.has(waiting)) {
       if (waiting.stage === 'content' && !this.#isAdmitted(waiting)) return true
-      if (waiting.stage === 'content' && this.#table === undefined) {
+      if (waiting.stage === 'content' && !this.#wantsContent) {
         this.#decided(waiting, this.#config.service)
         break
       }
@@ -227,6 +235,13 @@ export class Doorway {
     return true
   }
 
+  /** Whether anything depends on more than the PROXY header. */
+  get #wantsContent(): boolean {
+    if (this.#table !== undefined) return true
+    const { protocol, service } = this.#config
+    return protocol === 'http' && service !== null && this.#host.cookieOf(service) !== undefined
+  }
+
   /** Undefined while there is nothing; empty at the end, or after an error. */
   #peek({ connection }: Waiting): Buffer | undefined {
     try {
@@ -240,7 +255,7 @@ export class Doorway {
   #decide({ stage, progress }: Waiting, bytes: Buffer): Decision {
     if (stage === 'proxy') return decideHeader(bytes)
     const { protocol } = this.#config
-    if (protocol === 'tcp' || this.#table === undefined) return { action: 'fallback' }
+    if (protocol === 'tcp') return { action: 'fallback' }
     return decideContent(bytes, protocol, this.#table, progress)
   }
 
@@ -257,9 +272,9 @@ export class Doorway {
         return
       }
       case 'route':
-        return this.#decided(waiting, decision.route.service)
+        return this.#decided(waiting, decision.route.service, decision)
       case 'fallback':
-        return this.#decided(waiting, this.#config.service)
+        return this.#decided(waiting, this.#config.service, decision)
       case 'refuse':
         return this.#unrouted(waiting, 'ambiguous')
       case 'no-header':
@@ -316,8 +331,20 @@ export class Doorway {
     else this.#decided(waiting, this.#config.service)
   }
 
-  #decided(waiting: Waiting, service: string | null): void {
+  #decided(
+    waiting: Waiting,
+    service: string | null,
+    { route, head }: { readonly route?: Route; readonly head?: RequestHead } = {},
+  ): void {
     this.#leave(waiting)
+    const { version } = route ?? {}
+    const cookie = service === null || head === undefined ? undefined : this.#host.cookieOf(service)
+    const value = cookie === undefined || head === undefined ? undefined : cookieOf(head, cookie)
+    const routed: Routed = {
+      ...(version !== undefined && { version }),
+      ...(value !== undefined && { sticky: digestOf(value) }),
+    }
+    if (version !== undefined || value !== undefined) waiting.connection.routed = routed
     this.#host.decided(waiting.connection, service)
     this.#noteEmpty()
   }

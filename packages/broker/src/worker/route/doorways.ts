@@ -26,6 +26,9 @@ interface DoorwaysDeps {
   readonly logger: Logger
   /** The connection arrives at this service. */
   readonly arrive: (service: string, connection: ClientConnection) => void
+  /** Whether the service may tell clients apart by a cookie; and that cookie, if that matters now. */
+  readonly mayUseCookies: (service: string) => boolean
+  readonly cookieOf: (service: string) => string | undefined
   /** All arrivals of this turn have been made. */
   readonly flush: () => void
   readonly os?: Os
@@ -61,9 +64,9 @@ export class Doorways {
    * @throws {NativeError} their number is limited, and the kernel does not list connections
    */
   open(listener: ListenerConfig, socket: OwnedFd): Doorway | undefined {
-    if (!Doorway.isNeeded(listener)) return undefined
-    const { poller, arrive, flush } = this.#deps
-    const { name } = listener
+    const { poller, arrive, flush, mayUseCookies, cookieOf } = this.#deps
+    const { name, service: own } = listener
+    if (!Doorway.isNeeded(listener, own !== null && mayUseCookies(own))) return undefined
     const passages = { in: 0, out: 0 }
     this.#passages.set(name, passages)
     const doorway = new Doorway(
@@ -84,6 +87,7 @@ export class Doorways {
               'cannot count open connections; their limit is not kept',
             ),
           ),
+        cookieOf,
         flush,
       },
       this.#os,

@@ -8,6 +8,8 @@ import { cookieOf, type RequestHead } from './parse/request-head.ts'
 export interface Route extends RouteConditions {
   /** Null: they are rejected. */
   readonly service: string | null
+  /** Only backends of this version may take its connections. */
+  readonly version?: string | undefined
 }
 
 /**

@@ -4,16 +4,20 @@ import { clientAddress, type ClientConnection } from '../connection/connection.t
 import type { Failure } from '../connection/failure.ts'
 import type { Recipient } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
+import { mayTake } from '../resume/resuming.ts'
 import type { Upstream } from '../relay/upstream.ts'
 
 /** A backend eligible for handoff. `load` includes connections assigned earlier in the same batch. */
 export interface HandoffCandidate extends Candidate {
   readonly link: BackendLink
+  readonly version: string | null
   load: number
 }
 
 /** A backend or upstream eligible for a relay. */
 export interface RelayCandidate extends Candidate {
+  /** Null if it has none, as upstreams do. */
+  readonly version: string | null
   /** The name under which a refusal is remembered (`markTried`), see `relayMark`. */
   readonly mark: string
   readonly recipient: Recipient
@@ -23,8 +27,9 @@ export interface RelayCandidate extends Candidate {
 export function handoffCandidates(links: Iterable<BackendLink>): HandoffCandidate[] {
   const found: HandoffCandidate[] = []
   for (const link of links) {
-    if (link.eligibility.state === 'ready')
-      found.push({ id: link.id, weight: link.weight, load: link.load, link })
+    if (link.eligibility.state !== 'ready') continue
+    const { version } = link.identity
+    found.push({ id: link.id, version, weight: link.weight, load: link.load, link })
   }
   return found
 }
@@ -36,6 +41,7 @@ export function relayCandidates(
 ): RelayCandidate[] {
   const found: RelayCandidate[] = upstreams.map((upstream) => ({
     id: upstream.id,
+    version: null,
     mark: upstream.id,
     recipient: { ulid: null, slot: upstream.id },
     weight: upstream.weight,
@@ -50,6 +56,7 @@ export function relayCandidates(
       continue
     found.push({
       id: link.id,
+      version: link.identity.version,
       mark: relayMark(link.id),
       recipient: link.identity,
       weight: link.weight,
@@ -63,6 +70,21 @@ export function relayCandidates(
 /** Differs from the backend's id: a backend that refused the descriptor may still take a relay. */
 export function relayMark(slot: string): string {
   return `relay/${slot}`
+}
+
+/** Whether only certain backends may take it: those that resume its state, or those of the version that its route names. */
+export function isParticular({ resume, routed }: Pick<ClientConnection, 'resume' | 'routed'>): boolean {
+  return resume !== undefined || routed?.version !== undefined
+}
+
+/** Whether this backend may be offered the descriptor. */
+export function suits(link: BackendLink, connection: ClientConnection): boolean {
+  return isOfVersion(link.identity.version, connection) && mayTake(link, connection)
+}
+
+/** Whether a backend of this version may take the connection, in any way. */
+export function isOfVersion(version: string | null, { routed }: Pick<ClientConnection, 'routed'>): boolean {
+  return routed?.version === undefined || routed.version === version
 }
 
 export function balanceKey(balance: ServiceConfig['balance'], connection: ClientConnection): BalanceKey {

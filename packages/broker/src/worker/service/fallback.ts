@@ -1,8 +1,8 @@
 import { NativeError } from '@baton/native-sendmsg'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
-import { createBalancer } from '../balance/balancer.ts'
-import type { Candidate, Balancer } from '../balance/candidate.ts'
+import { Balancers } from '../balance/balancers.ts'
+import type { Candidate } from '../balance/candidate.ts'
 import type { ServiceConfig } from '../../config/config.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
@@ -15,18 +15,21 @@ import type { Os, Watcher } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { Upstream } from '../relay/upstream.ts'
-import { mayTake } from '../resume/resuming.ts'
 import {
   type HandoffCandidate,
   type RelayCandidate,
   relayCandidates,
   balanceKey,
   inOrder,
+  isOfVersion,
+  isParticular,
   markTried,
   relayMark,
+  suits,
 } from './candidates.ts'
 import { isPressure, nextRung } from './fallback-ladder.ts'
 import type { ServiceStats } from './service-stats.ts'
+import type { Shifting } from './shifting.ts'
 
 /** Retry interval while connections are held, in milliseconds: upstreams do not announce recovery. */
 const UPSTREAM_RETRY_MS = 250
@@ -40,6 +43,7 @@ export interface FallbackDeps {
   readonly poller: Watcher
   readonly lingeringClose: Pick<LingeringClose, 'reject'>
   readonly serviceStats: ServiceStats
+  readonly shifting: Shifting
   readonly recorder: Recorder
   readonly logger: Logger
   readonly os: Os
@@ -57,11 +61,11 @@ export interface FallbackDeps {
  */
 export class Fallback {
   readonly held: HoldQueue
-  /** Those with state, which wait for certain backends only: others must not queue behind them. */
-  readonly heldWithState: HoldQueue
+  /** Those that wait for certain backends only (`isParticular`): others must not queue behind them. */
+  readonly heldForCertain: HoldQueue
   readonly #deps: FallbackDeps
-  /** Not the service's balancer, because relay candidates differ from handoff candidates. */
-  readonly #balancer: Balancer
+  /** Not the service's, because relay candidates differ from handoff candidates. */
+  readonly #balancers: Balancers
   #retry: Timer | undefined
   #stopped = false
   /** This worker is leaving: connections without a backend are left to the caller, for the successor, and no relay begins. */
@@ -73,7 +77,7 @@ export class Fallback {
   constructor(deps: FallbackDeps) {
     this.#deps = deps
     const { poller, config, serviceStats, recorder, os, keeper } = deps
-    this.#balancer = createBalancer(config.balance, os.random)
+    this.#balancers = new Balancers(config.balance, os.random)
     const host: HoldHost = {
       clientGone: (connection) => {
         serviceStats.outcomes.client_gone += 1
@@ -85,12 +89,12 @@ export class Fallback {
       timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.noBackendReason()),
     }
     this.held = new HoldQueue(poller, config.holdTimeout, host, os, keeper)
-    this.heldWithState = new HoldQueue(poller, config.holdTimeout, host, os, keeper)
+    this.heldForCertain = new HoldQueue(poller, config.holdTimeout, host, os, keeper)
   }
 
   /** Connections that wait for a backend, of both kinds. */
   get size(): number {
-    return this.held.size + this.heldWithState.size
+    return this.held.size + this.heldForCertain.size
   }
 
   /** Orders of operators that apply. */
@@ -126,7 +130,7 @@ export class Fallback {
 
   /** All of them, in order of arrival. */
   takeAll(): readonly ClientConnection[] {
-    return inOrder([...this.held.take(this.held.size), ...this.heldWithState.take(this.heldWithState.size)])
+    return inOrder([...this.held.take(this.held.size), ...this.heldForCertain.take(this.heldForCertain.size)])
   }
 
   /** Backends and upstreams eligible for a relay. */
@@ -155,13 +159,13 @@ export class Fallback {
       return false
     }
     if (this.refuse([connection]).length === 0) return true
-    const { config, serviceStats, recorder, os } = this.#deps
+    const { config, serviceStats, shifting, recorder, os } = this.#deps
     const now = os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
     // A relay would give the next backend bytes without the state that they belong to.
     const relays = connection.resume === undefined ? this.relayCandidates() : []
-    const able = relays.filter(({ mark }) => !tried?.has(mark))
+    const able = relays.filter(({ mark, version }) => isOfVersion(version, connection) && !tried?.has(mark))
     const rung = nextRung(
       {
         why,
@@ -181,7 +185,9 @@ export class Fallback {
       this.#hold(connection, why)
       return true
     }
-    const candidate = this.#balancer.choose(able, balanceKey(config.balance, connection)) as RelayCandidate
+    const { set, candidates } = shifting.among(able, connection)
+    const key = balanceKey(config.balance, connection)
+    const candidate = this.#balancers.of(set).choose(candidates, key) as RelayCandidate
     serviceStats.fellBack('reconnect', why)
     markTried(connection, candidate.mark)
     recorder.note('relay_offered', [connection], now, candidate.recipient)
@@ -214,24 +220,26 @@ export class Fallback {
   startOver(connections: readonly ClientConnection[], candidates: readonly Candidate[]): void {
     const marks =
       candidates.length > 0 ? candidates.map(({ id }) => id) : this.relayCandidates().map(({ mark }) => mark)
-    for (const connection of connections) {
-      const { tried } = connection
-      if (tried !== undefined && marks.every((mark) => tried.has(mark))) connection.tried = undefined
-    }
+    for (const connection of connections) startOver(connection, marks)
   }
 
-  /** Removes up to `count` held connections that some of these may go on with, wherever they are in the queue. */
-  takeWithState(ready: readonly HandoffCandidate[], count: number): ClientConnection[] {
-    if (this.heldWithState.size === 0 || ready.length === 0) return []
-    const ableOf = (connection: ClientConnection) => ready.filter(({ link }) => mayTake(link, connection))
-    const connections = this.heldWithState.takeWhere(count, (connection) => ableOf(connection).length > 0)
-    for (const connection of connections) this.startOver([connection], ableOf(connection))
+  /** Removes up to `count` held connections for which some of these, or a relay, will do, wherever they are in the queue. */
+  takeForCertain(ready: readonly HandoffCandidate[], count: number): ClientConnection[] {
+    if (this.heldForCertain.size === 0) return []
+    const relays = this.relayCandidates()
+    const marksFor = (connection: ClientConnection) => {
+      const links = ready.filter(({ link }) => suits(link, connection))
+      if (links.length > 0 || connection.resume !== undefined) return links.map(({ id }) => id)
+      return relays.filter(({ version }) => isOfVersion(version, connection)).map(({ mark }) => mark)
+    }
+    const connections = this.heldForCertain.takeWhere(count, (connection) => marksFor(connection).length > 0)
+    for (const connection of connections) startOver(connection, marksFor(connection))
     return connections
   }
 
   /** The backend in this slot is new, or takes other connections than before: what was refused there may be offered to it again. */
   forgetRefusals(slot: string): void {
-    for (const queue of [this.held, this.heldWithState]) {
+    for (const queue of [this.held, this.heldForCertain]) {
       for (const { tried } of queue.connections()) {
         tried?.delete(slot)
         tried?.delete(relayMark(slot))
@@ -245,7 +253,7 @@ export class Fallback {
     for (const connection of this.takeAll()) this.#reject(connection, 'shutdown', 'NoReadyBackend')
     this.#deps.os.clear(this.#retry)
     this.held.close()
-    this.heldWithState.close()
+    this.heldForCertain.close()
   }
 
   #hold(connection: ClientConnection, why: FallbackReason): void {
@@ -253,7 +261,7 @@ export class Fallback {
     // Pressure passes by itself. After a refusal the other backends are tried first (`startOver`).
     if (isPressure(why)) connection.tried = undefined
     try {
-      const queue = connection.resume === undefined ? this.held : this.heldWithState
+      const queue = isParticular(connection) ? this.heldForCertain : this.held
       queue.add(connection)
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
@@ -290,4 +298,10 @@ export class Fallback {
       if (this.size > 0) this.#armRetry()
     }, UPSTREAM_RETRY_MS)
   }
+}
+
+/** Forgets which candidates a connection was refused by, if these are all that there are. */
+function startOver(connection: ClientConnection, marks: readonly string[]): void {
+  const { tried } = connection
+  if (tried !== undefined && marks.every((mark) => tried.has(mark))) connection.tried = undefined
 }

@@ -139,7 +139,7 @@ function isParked(connection: Waiting): connection is ParkedClient {
 
 /** One by one: the id of an accepted client is made on first use. */
 export function fieldsOf(connection: ClientConnection) {
-  const { order, listener, peer, id, acceptedAt, handedBack, record, proxied, peeked } = connection
+  const { order, listener, peer, id, acceptedAt, handedBack, record, proxied, routed, peeked } = connection
   return {
     order,
     listener,
@@ -148,6 +148,7 @@ export function fieldsOf(connection: ClientConnection) {
     acceptedAt,
     record,
     proxied,
+    routed,
     ...(handedBack !== undefined && { handedBack }),
     ...(peeked !== undefined && { peeked }),
   }

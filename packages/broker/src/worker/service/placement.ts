@@ -1,5 +1,4 @@
-import { createBalancer } from '../balance/balancer.ts'
-import type { Balancer } from '../balance/candidate.ts'
+import { Balancers } from '../balance/balancers.ts'
 import type { ServiceConfig } from '../../config/config.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { ClientConnection } from '../connection/connection.ts'
@@ -7,10 +6,11 @@ import { consequenceOf } from '../connection/failure.ts'
 import type { FallbackReason } from '../../metrics/labels.ts'
 import type { Os } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
-import { mayTake } from '../resume/resuming.ts'
 import { Arrivals } from './arrivals.ts'
-import { balanceKey, type HandoffCandidate, inOrder, markTried } from './candidates.ts'
+import { isPressure } from './fallback-ladder.ts'
+import { balanceKey, type HandoffCandidate, inOrder, isParticular, markTried, suits } from './candidates.ts'
 import type { ServiceStats } from './service-stats.ts'
+import type { Shifting } from './shifting.ts'
 
 /** Maximum clients of one wake-up that go to a backend before the next is chosen. Longer runs save hardly anything. */
 const MAX_RUN = 8
@@ -27,6 +27,7 @@ export interface PlacementHost {
 export interface PlacementDeps {
   readonly config: ServiceConfig
   readonly serviceStats: ServiceStats
+  readonly shifting: Shifting
   readonly recorder: Recorder
   readonly os: Os
 }
@@ -35,13 +36,13 @@ export interface PlacementDeps {
 export class Placement {
   readonly #host: PlacementHost
   readonly #deps: PlacementDeps
-  readonly #balancer: Balancer
+  readonly #balancers: Balancers
   readonly #arrivals = new Arrivals()
 
   constructor(host: PlacementHost, deps: PlacementDeps) {
     this.#host = host
     this.#deps = deps
-    this.#balancer = createBalancer(deps.config.balance, deps.os.random)
+    this.#balancers = new Balancers(deps.config.balance, deps.os.random)
   }
 
   /** Offers each connection to backends that it was not offered to yet, until it is sent or none is left. */
@@ -83,9 +84,9 @@ export class Placement {
     let last: HandoffCandidate | undefined
     for (const [index, connection] of connections.entries()) {
       // Rule: ASK_EACH_ONCE (docs/internals/model)
-      const again = index % run !== 0 && connection.tried === undefined && connection.resume === undefined
+      const again = index % run !== 0 && connection.tried === undefined && !isParticular(connection)
       const chosen: HandoffCandidate | undefined =
-        (again ? last : undefined) ?? this.#choose(ready, connection)
+        (again ? last : undefined) ?? this.#choose(ready, connection, why !== undefined && isPressure(why))
       last = chosen
       if (chosen === undefined) {
         this.#host.fallBack(connection, why ?? this.#host.noBackendReason())
@@ -103,22 +104,31 @@ export class Placement {
   /**
    * How many connections in a row go to the same backend. More than one if load decides, there are more backends than processors, and
    * connections are short, twice as many in a second as there are at a time: a batch is cheaper than its parts, and spread over more backends
-   * than can run at the same time it would not be served sooner. Connections that stay would stay where they are together. `round-robin` and
-   * `source-hash` promise a choice for each connection.
+   * than can run at the same time it would not be served sooner. Connections that stay would stay where they are together. `round-robin`,
+   * `source-hash` and a shift promise a choice for each connection.
    */
   #runLength(ready: readonly HandoffCandidate[]): number {
-    const { config, os } = this.#deps
+    const { config, shifting, os } = this.#deps
+    if (shifting.shift !== undefined) return 1
     const byLoad = config.balance === 'least-connections' || config.balance === 'p2c'
     if (!byLoad || ready.length <= os.parallelism) return 1
     const live = ready.reduce((sum, { load }) => sum + load, 0)
     return this.#arrivals.lastSecond(os.now()) > 2 * live ? MAX_RUN : 1
   }
 
-  #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
-    const { tried, resume } = connection
-    const able = resume === undefined ? ready : ready.filter(({ link }) => mayTake(link, connection))
+  /** @param pressed the last candidate had no room */
+  #choose(
+    ready: readonly HandoffCandidate[],
+    connection: ClientConnection,
+    pressed: boolean,
+  ): HandoffCandidate | undefined {
+    const { tried } = connection
+    const able = isParticular(connection) ? ready.filter(({ link }) => suits(link, connection)) : ready
     // Rule: ASK_EACH_ONCE (docs/internals/model)
     const untried = tried === undefined ? able : able.filter(({ id }) => !tried.has(id))
-    return this.#balancer.choose(untried, balanceKey(this.#deps.config.balance, connection))
+    const { config, shifting } = this.#deps
+    // Pressure passes: meanwhile a client waits for its side.
+    const { set, candidates } = shifting.among(untried, connection, pressed ? able : [])
+    return this.#balancers.of(set).choose(candidates, balanceKey(config.balance, connection))
   }
 }

@@ -9,6 +9,8 @@ import {
   OUTCOMES,
   type Outcome,
   RELAY_DIRECTIONS,
+  SHIFT_SIDES,
+  type ShiftSide,
   type RejectionReason,
   TOKEN_REASONS,
   type TokenReason,
@@ -32,6 +34,8 @@ export class ServiceStats {
   /** Connections whose next request is routed again: where they arrive next, they count as routed there. */
   rerouted = 0
   movedOut = 0
+  /** New connections that backends got while they were shifted, by the side of the backend. */
+  readonly shifted: Record<ShiftSide, number> = { to: 0, others: 0 }
   /** From accept to the ACK. */
   readonly latency = new LatencyHistogram()
   readonly #rejections = new Map<RejectionReason, number>()
@@ -135,6 +139,11 @@ export class ServiceStats {
     }
     for (const [kind, count] of this.#resumed) {
       this.#since(`resumed/${kind}`, count, (by) => metrics.connectionsResumed.inc({ service, kind }, by))
+    }
+    for (const side of SHIFT_SIDES) {
+      this.#since(`shift/${side}`, this.shifted[side], (by) =>
+        metrics.shiftConnections.inc({ service, side }, by),
+      )
     }
     for (const direction of RELAY_DIRECTIONS) {
       this.#since(`relay/${direction}`, relayed[direction], (by) =>

@@ -4,6 +4,7 @@ import { NativeError, type OwnedFd, type SocketAddress } from '@baton/native-sen
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
 import type { Control } from '../../ipc/controls.ts'
+import type { Shift } from '../../api/shift.ts'
 import type { ListenerConfig, ServiceConfig } from '../../config/config.ts'
 import {
   type ClientConnection,
@@ -39,6 +40,7 @@ import { HandOver, type Successor, type Waiting } from './hand-over.ts'
 import { HandBackNotices } from './hand-back-notices.ts'
 import { Placement } from './placement.ts'
 import { ServiceStats } from './service-stats.ts'
+import { Shifting } from './shifting.ts'
 
 /** How many held connections to offer per ready backend at a time; each ACK triggers the next batch. */
 const PUMP_BATCH = 64
@@ -80,6 +82,7 @@ export class Service implements LinkHost, UpstreamHost {
   readonly name: string
   readonly config: ServiceConfig
   readonly serviceStats = new ServiceStats()
+  readonly shifting: Shifting
   readonly #links = new Map<string, BackendLink>()
   readonly #placement: Placement
   readonly #handOver: HandOver
@@ -109,6 +112,7 @@ export class Service implements LinkHost, UpstreamHost {
   constructor(name: string, config: ServiceConfig, deps: ServiceDeps) {
     this.name = name
     this.config = config
+    this.shifting = new Shifting(config, this.serviceStats)
     const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
     const { recorder = noRecorder, listeners = () => [], announce = () => {}, reroute = () => false } = deps
     this.#listeners = () => listeners(name)
@@ -155,7 +159,7 @@ export class Service implements LinkHost, UpstreamHost {
         noBackendReason: () => this.#fallback.noBackendReason(),
         fallBack: (connection, why) => this.#fallBack(connection, why),
       },
-      { config, serviceStats, recorder, os },
+      { config, serviceStats, shifting: this.shifting, recorder, os },
     )
     const parts = {
       service: name,
@@ -168,6 +172,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#fallback = new Fallback({
       ...parts,
       serviceStats,
+      shifting: this.shifting,
       recorder,
       logger,
       os,
@@ -183,6 +188,11 @@ export class Service implements LinkHost, UpstreamHost {
 
   get held(): number {
     return this.#fallback.size
+  }
+
+  /** @param shift undefined: all backends are chosen alike again */
+  shift(shift: Shift | undefined): void {
+    if (this.shifting.set(shift)) this.available()
   }
 
   /** Idle connections that backends have handed back. */
@@ -367,13 +377,15 @@ export class Service implements LinkHost, UpstreamHost {
 
   // Called by links and upstreams.
 
-  handedOff(connections: readonly ClientConnection[]): void {
+  handedOff(connections: readonly ClientConnection[], version: string | null = null): void {
     const now = this.#os.now()
     this.serviceStats.outcomes.handed_off += connections.length
     this.#recorder.note('acknowledged', connections, now)
     this.#os.closeClients(connections)
     this.#recorder.note('released', connections, this.#os.now())
-    for (const { acceptedAt, handedBack, resume } of connections) {
+    for (const connection of connections) {
+      const { acceptedAt, handedBack, resume } = connection
+      this.shifting.got(connection, version)
       if (handedBack !== undefined) {
         this.serviceStats.resumed(handedBack)
         const pause = { service: this.name, kind: handedBack }
@@ -387,8 +399,9 @@ export class Service implements LinkHost, UpstreamHost {
     this.#acknowledged()
   }
 
-  relayed(connection: ClientConnection, upstream: Socket): void {
+  relayed(connection: ClientConnection, upstream: Socket, version: string | null = null): void {
     this.serviceStats.outcomes.relayed += 1
+    this.shifting.got(connection, version)
     this.#recorder.note('relayed', [connection], this.#os.now())
     this.#relays.begin(connection, upstream, () =>
       this.#recorder.note('closed', [connection], this.#os.now()),
@@ -484,10 +497,10 @@ export class Service implements LinkHost, UpstreamHost {
   available(): void {
     if (this.#fallback.size === 0) return
     const ready = this.#handoffCandidates()
-    this.#placement.place(this.#fallback.takeWithState(ready, ready.length * PUMP_BATCH))
-    if (this.#fallback.held.size === 0) return
     const able = ready.length + this.#fallback.relayCandidates().length
     if (able === 0) return
+    this.#placement.place(this.#fallback.takeForCertain(ready, able * PUMP_BATCH))
+    if (this.#fallback.held.size === 0) return
     const connections = this.#fallback.held.take(able * PUMP_BATCH)
     this.#fallback.startOver(connections, ready)
     this.#placement.place(connections)
@@ -581,9 +594,10 @@ export class Service implements LinkHost, UpstreamHost {
     return handoffCandidates(this.#links.values())
   }
 
-  /** Between which connections may move, now; none while this worker hands over. Under `source-hash` they would come back. */
+  /** Between which connections may move, now; none while this worker hands over. Under `source-hash` they would come back, in a shift change sides. */
   #spread(): BackendLink[] {
     if (this.#stopped || this.#handOver.active || this.config.balance === 'source-hash') return []
+    if (this.shifting.shift !== undefined) return []
     return this.#handoffCandidates().flatMap(({ link }) => (link.hasReported ? [link] : []))
   }
 
