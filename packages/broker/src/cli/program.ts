@@ -14,6 +14,7 @@ import { runApp } from './commands/run.ts'
 import { start } from './commands/start.ts'
 import { status } from './commands/status.ts'
 import { stop } from './commands/stop.ts'
+import { systemd } from './commands/systemd.ts'
 import { top } from './commands/top.ts'
 import { trace } from './commands/trace.ts'
 import { UsageError, type Terminal } from './output/terminal.ts'
@@ -31,6 +32,7 @@ const COMMANDS: readonly Command[] = [
   events,
   trace,
   drain,
+  systemd,
   completionOf(() => COMMANDS),
 ]
 

@@ -8,6 +8,7 @@ import { Fleet, type FleetOptions } from './fleet/fleet.ts'
 import { Lifeline } from '../supervise/lifeline.ts'
 import { systemFleetOs } from './fleet/os.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
+import { ManagerStore } from './systemd/manager-store.ts'
 import type { PassedSockets } from './systemd/socket-activation.ts'
 import type { Notifier } from './systemd/notify.ts'
 import { BROKER_VERSION } from '../version.ts'
@@ -20,11 +21,12 @@ import { Counters } from './workers/counters.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
-import { controlPath, ListeningSockets, operatorPath } from './listening-sockets.ts'
+import { controlPath, ListeningSockets, operatorPath, wantedBy } from './listening-sockets.ts'
 import { ActiveConfig, readSettings, restoreSettings, type Settings } from './active-config.ts'
 import { claimWorker, type Inheritance } from './claim/claim.ts'
 import { describeHolder } from './claim/lock-holder.ts'
 import { OperationLock } from './operation-lock.ts'
+import { Orphans } from './orphans.ts'
 import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
 import { type ReloadRequest, Reloads } from './reload/reloads.ts'
@@ -35,8 +37,13 @@ import type { StartLog } from './start-log.ts'
 import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
 
+/** Timeout for processes that backends have left in a container, in ms: most container runtimes kill everything after 10 s. */
+const ORPHANS_TIMEOUT_MS = 3000
+
 /** Initial state of a master: newly opened, or restored after exec. */
 interface MasterInit {
+  readonly poller: Poller
+  readonly store: ManagerStore
   readonly activeConfig: ActiveConfig
   readonly lock: OwnedFd
   readonly lifeline: Lifeline
@@ -70,7 +77,8 @@ export interface MasterOptions {
 export class Master {
   readonly #log: StartLog
   readonly #notifier: Notifier
-  readonly #poller = new Poller()
+  readonly #store: ManagerStore
+  readonly #poller: Poller
   readonly #lifeline: Lifeline
   readonly #startedAt: string
   readonly #executions: number
@@ -80,6 +88,7 @@ export class Master {
   readonly #workerPool: WorkerPool
   readonly #fleet: Fleet
   readonly #operator: Operator
+  readonly #orphans: Orphans
   readonly #sessionHandover: SessionHandover
   readonly #deployer: Deployer
   readonly #appRun: AppRun
@@ -121,10 +130,24 @@ export class Master {
       throw error
     }
     if (inheritance !== undefined) return Master.#takeOver(inheritance, settings, lock, options)
+    const poller = new Poller()
+    const { given } = options
+    const store = ManagerStore.start(
+      managerFacts(options.run, options.notifier),
+      poller,
+      options.log.logger,
+      given?.storedNames,
+    )
     let activeConfig: ActiveConfig
     try {
-      activeConfig = new ActiveConfig(settings, ListeningSockets.open(config, options.given))
+      const unwanted = given?.closeUnwanted(wantedBy(config)) ?? []
+      for (const name of unwanted) store.remove(name)
+      // Another listener may want the port.
+      if (unwanted.length > 0) await store.removed()
+      activeConfig = new ActiveConfig(settings, ListeningSockets.open(config, given))
     } catch (error) {
+      store.close()
+      poller.close()
       lock.close()
       throw error
     }
@@ -132,6 +155,8 @@ export class Master {
     try {
       master = new Master(
         {
+          poller,
+          store,
           activeConfig,
           lock,
           lifeline: new Lifeline(),
@@ -145,11 +170,14 @@ export class Master {
         options,
       )
     } catch (error) {
+      store.close()
+      poller.close()
       activeConfig.close()
       lock.close()
       throw error
     }
     try {
+      master.#workerPool.inherit(store.restore(given?.takeStored() ?? []))
       await master.#workerPool.start()
       master.#fleet.apply(activeConfig.fleetConfig)
       master.#appRun.begin()
@@ -160,6 +188,7 @@ export class Master {
     }
     master.#operationLock.end('start')
     options.notifier.ready('serving')
+    store.open()
     master.#files.start()
     master.#appRun.watch()
     return master
@@ -212,9 +241,19 @@ export class Master {
     for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
     options.notifier.watch()
     const counters = new Counters(state.counters, () => options.log.dropped)
+    const poller = new Poller()
+    const { given } = options
+    const { logger } = options.log
+    const facts = managerFacts(state.run ?? undefined, options.notifier)
+    const store =
+      given === undefined
+        ? ManagerStore.resume(facts, poller, logger, state.store)
+        : ManagerStore.start(facts, poller, logger, given.storedNames)
     const settings = restoreSettings(state.file, state.text)
     const master = new Master(
       {
+        poller,
+        store,
         activeConfig: new ActiveConfig(settings, ListeningSockets.restore(state.sockets, settings.config)),
         lock: new OwnedFd(state.lock),
         lifeline: new Lifeline(state.lifeline),
@@ -228,7 +267,10 @@ export class Master {
       options,
       state.fleet,
     )
+    // Before the copies of a worker that lives are stored again.
+    if (given !== undefined) master.#workerPool.inherit(store.restore(given.takeStored()))
     master.#workerPool.adopt(state.workers, state.known, state.survivors)
+    store.open()
     master.#files.start()
     master.#decided = new Promise((decided) => {
       master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())
@@ -238,6 +280,8 @@ export class Master {
 
   private constructor(init: MasterInit, { log, program, notifier }: MasterOptions, fleet?: unknown) {
     const {
+      poller,
+      store,
       activeConfig,
       lock,
       lifeline,
@@ -250,6 +294,8 @@ export class Master {
     } = init
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
+    this.#poller = poller
+    this.#store = store
     this.#notifier = notifier
     this.#activeConfig = activeConfig
     this.#lifeline = lifeline
@@ -270,8 +316,10 @@ export class Master {
       // Under `baton run`, everything ends with the command.
       estate: () =>
         run === undefined ? { fleet: this.#fleet.estate(), lifeline: lifeline.state } : undefined,
+      changed: () => store.keepListening(activeConfig.sockets.own),
     }
-    this.#workerPool = new WorkerPool(this.#poller, activeConfig, counters, log, workersStarted, host)
+    const { copies } = store
+    this.#workerPool = new WorkerPool(poller, activeConfig, counters, log, workersStarted, host, copies)
     const workerPool = this.#workerPool
     const fleetOptions: FleetOptions = {
       logger,
@@ -297,6 +345,8 @@ export class Master {
       exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
+    this.#orphans = new Orphans(logger)
+    this.#orphans.start()
     this.#operator = new Operator(activeConfig.sockets.operator.fd, this.#poller, this.#commanded)
     this.#files = new FilesOnDisk(lock, {
       activeConfig,
@@ -310,6 +360,7 @@ export class Master {
       log,
       logger,
       notifier,
+      store,
       operationLock: this.#operationLock,
       activeConfig,
       workerPool,
@@ -412,27 +463,36 @@ export class Master {
     this.#beforeExec.stop()
     const drainDeadline = longestDrainDeadline(this.#activeConfig.config)
     this.#notifier.stopping(drainDeadline)
+    const { sockets } = this.#activeConfig
+    // A service manager that stops the broker may be restarting it. An operator means it.
+    const isLeft = reason === 'SIGTERM' && (await this.#store.prepareToLeave())
+    if (!isLeft) await this.#store.forget()
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')
     const end = performance.now() + drainDeadline
-    const report = new StopReport(this.#activeConfig.sockets, this.#workerPool, this.#fleet, end, (line) => {
+    const report = new StopReport(sockets, this.#workerPool, this.#fleet, end, (line) => {
       this.#log.logger.info(line)
       this.#operator.broadcast(line)
     })
-    this.#activeConfig.sockets.closeListeners()
+    sockets.closeListeners(isLeft)
     // A backend may still take held clients, so the backends stop last.
-    await this.#workerPool.stop(drainDeadline)
+    await this.#workerPool.stop(drainDeadline, isLeft)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
+    await this.#orphans.end(Math.min(ORPHANS_TIMEOUT_MS, Math.max(0, end - performance.now())))
     report.end()
     this.#log.logger.info('stopped')
+    if (isLeft) await this.#store.leave()
     this.#operator.finish(answerText(true, []))
-    this.#close()
+    this.#close(isLeft)
   }
 
-  #close(): void {
+  /** @param isLeft the next start gets the listening sockets */
+  #close(isLeft = false): void {
+    this.#store.close()
+    this.#orphans.close()
     this.#notifier.close()
     this.#operator.close()
-    this.#activeConfig.close()
+    this.#activeConfig.close(isLeft)
     this.#sessionHandover.close()
     this.#lifeline.close()
     this.#files.close()
@@ -498,4 +558,9 @@ export class Master {
       })),
     }
   }
+}
+
+/** Under `baton run`, everything ends with the command: nothing is kept. */
+function managerFacts(run: RunState | undefined, { socket, storeLimit }: Notifier) {
+  return { socket: run === undefined ? socket : undefined, storeLimit }
 }

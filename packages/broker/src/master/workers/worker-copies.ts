@@ -12,6 +12,7 @@ import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import {
   type Account,
+  clearMarks,
   type Copy,
   type FromCopier,
   readMarks,
@@ -19,6 +20,7 @@ import {
   sizeOf,
   type ToCopier,
 } from '../../ipc/copies.ts'
+import { type CopyStore, noStore, type StoredCopies } from './copy-store.ts'
 
 /** A connection that waited in a worker that has ended. Owns its descriptor. */
 export interface Survivor {
@@ -38,6 +40,8 @@ export interface WorkerAccounts {
 export interface Remains {
   readonly survivors: readonly Survivor[]
   readonly accounts: WorkerAccounts
+  /** To be called right before the survivors go anywhere: until then, they would outlive this process as well. */
+  readonly release: () => void
 }
 
 /** The part that crosses the master's exec: the copies are sent again. */
@@ -45,6 +49,14 @@ export interface WorkerCopiesState {
   readonly channel: number
   readonly file: number
 }
+
+/** A second place for the copies of a worker, which has this key there (`workerKey`). */
+export interface KeptAs {
+  readonly store: CopyStore
+  readonly worker: string
+}
+
+const NOT_KEPT: KeptAs = { store: noStore, worker: '' }
 
 /** Part of this process's descriptors that copies may use. */
 const SHARE = 0.5
@@ -55,6 +67,7 @@ const SHARE = 0.5
 export class WorkerCopies {
   readonly #file: OwnedFd
   readonly #channel: Channel<FromCopier, ToCopier>
+  readonly #stored: StoredCopies
   readonly #copies = new Map<number, Survivor>()
   #layout: readonly Account[] = []
   /** Names of listeners on TCP. */
@@ -62,6 +75,7 @@ export class WorkerCopies {
   #complete = false
 
   /**
+   * @param kept where the copies are kept as well, and the worker's key there
    * @returns also the worker's ends, which the caller owns
    * @throws {NativeError}
    */
@@ -69,6 +83,7 @@ export class WorkerCopies {
     poller: Poller,
     logger: Logger,
     ended: () => void,
+    kept: KeptAs = NOT_KEPT,
   ): [copies: WorkerCopies, theirs: readonly [OwnedFd, OwnedFd]] {
     const file = createMemoryFile('baton-worker-copies')
     let ends: [OwnedFd, OwnedFd]
@@ -78,7 +93,7 @@ export class WorkerCopies {
       file.close()
       throw error
     }
-    return [new WorkerCopies(ends[0], file, poller, logger, ended), [ends[1], file]]
+    return [new WorkerCopies(ends[0], file, poller, logger, ended, kept), [ends[1], file]]
   }
 
   /** After exec: asks the worker for all copies again. Owns the descriptors. */
@@ -87,14 +102,23 @@ export class WorkerCopies {
     poller: Poller,
     logger: Logger,
     ended: () => void,
+    kept: KeptAs = NOT_KEPT,
   ): WorkerCopies {
-    const copies = new WorkerCopies(new OwnedFd(channel), new OwnedFd(file), poller, logger, ended)
+    const copies = new WorkerCopies(new OwnedFd(channel), new OwnedFd(file), poller, logger, ended, kept)
     copies.#channel.send({ type: 'again' })
     return copies
   }
 
-  private constructor(socket: OwnedFd, file: OwnedFd, poller: Poller, logger: Logger, ended: () => void) {
+  private constructor(
+    socket: OwnedFd,
+    file: OwnedFd,
+    poller: Poller,
+    logger: Logger,
+    ended: () => void,
+    { store, worker }: KeptAs,
+  ) {
     this.#file = file
+    this.#stored = store.of(worker, file)
     this.#channel = new Channel<FromCopier, ToCopier>(socket, poller, {
       message: (message, fds) => this.#received(message, fds),
       ended: (error) => {
@@ -104,6 +128,7 @@ export class WorkerCopies {
             { error: error.message },
             'lost the copies of waiting connections: they would not survive the death of their worker',
           )
+          this.#stored.close()
           closeCopies([...this.#copies.values()])
           this.#copies.clear()
         }
@@ -139,19 +164,24 @@ export class WorkerCopies {
     const copies = [...this.#copies.values()]
     this.#copies.clear()
     this.#channel.close()
-    try {
-      if (!this.#complete) return undefined
-      const marks = readMarks(this.#file.fd)
-      const counts = ({ copy: { slot, number } }: Survivor) => marks[slot] === number
-      const survivors = copies.filter(counts).toSorted((a, b) => a.copy.order - b.copy.order)
-      closeCopies(copies.filter((each) => !counts(each)))
-      copies.length = 0
-      const size = this.#layout.reduce((sum, account) => sum + sizeOf(account), 0)
-      return { survivors, accounts: { layout: this.#layout, numbers: readNumbers(this.#file.fd, size) } }
-    } finally {
-      closeCopies(copies)
+    const release = () => {
+      // First: a stored copy must not count once its connection may be with another worker.
+      clearMarks(this.#file.fd)
+      this.#stored.close()
       this.#file.close()
     }
+    if (!this.#complete) {
+      release()
+      closeCopies(copies)
+      return undefined
+    }
+    const marks = readMarks(this.#file.fd)
+    const counts = ({ copy: { slot, number } }: Survivor) => marks[slot] === number
+    const survivors = copies.filter(counts).toSorted((a, b) => a.copy.order - b.copy.order)
+    this.#close(copies.filter((each) => !counts(each)))
+    const size = this.#layout.reduce((sum, account) => sum + sizeOf(account), 0)
+    const accounts = { layout: this.#layout, numbers: readNumbers(this.#file.fd, size) }
+    return { survivors, accounts, release }
   }
 
   #received(message: FromCopier, fds: readonly OwnedFd[]): void {
@@ -162,9 +192,11 @@ export class WorkerCopies {
     } else if (message.type === 'wait') {
       for (const [index, copy] of message.copies.entries()) {
         const before = this.#copies.get(copy.slot)
-        if (before !== undefined) closeCopies([before])
+        if (before !== undefined) this.#close([before])
         const fd = fds[index] as OwnedFd
-        this.#copies.set(copy.slot, { copy, fd, reachable: !this.#tcp.has(copy.client.listener) })
+        const reachable = !this.#tcp.has(copy.client.listener)
+        this.#copies.set(copy.slot, { copy, fd, reachable })
+        this.#stored.add(copy, fd, reachable)
       }
     } else this.#over(message.copies)
   }
@@ -178,12 +210,17 @@ export class WorkerCopies {
       this.#copies.delete(slot)
       closing.push(found as Survivor)
     }
-    closeCopies(closing)
+    this.#close(closing)
+  }
+
+  #close(copies: readonly Survivor[]): void {
+    for (const { copy } of copies) this.#stored.remove(copy)
+    closeCopies(copies)
   }
 }
 
 /** Never blocks, whatever a backend has done to the socket; bytes in its queue are its next holder's. */
-export function closeCopies(copies: readonly Survivor[]): void {
+export function closeCopies(copies: readonly Pick<Survivor, 'fd' | 'reachable'>[]): void {
   try {
     for (const { fd, reachable } of copies) if (reachable) closeReachable(fd, false)
     closeAll(copies.map(({ fd }) => fd))

@@ -28,6 +28,8 @@ export interface WorkerPoolHost {
   ended(): void
   /** The managed backends, for the next master if this one is killed. Undefined if the serving worker is not to outlive this process. */
   estate(): Pick<Estate, 'fleet' | 'lifeline'> | undefined
+  /** The sockets or the configuration may have changed: called after each change, and without one. */
+  changed(): void
   /** A dead worker cannot be replaced, because the files of this program were removed. */
   programGone(): void
 }

@@ -1,7 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { OwnedFd, Poller } from '@baton/native-sendmsg'
 import { Channel } from '../../ipc/channel.ts'
 import {
   type Account,
+  clearMarks,
   type Copy,
   type FromCopier,
   type ToCopier,
@@ -24,6 +26,10 @@ const BATCH_STATE_BYTES = 1024 * 1024
 /** Wait, in ms, before the next attempt when the kernel or the master takes no more. */
 const RETRY_MS = 50
 
+/** Timeout for the master to take what is left to the next start, and how often to check, in ms. */
+const LEAVE_TIMEOUT_MS = 5000
+const LEAVE_INTERVAL_MS = 2
+
 const FIRST_MARKS = 1024
 
 /**
@@ -32,17 +38,19 @@ const FIRST_MARKS = 1024
  *     pending -- DELAY_MS --> copied -- over: the mark is cleared, then the master closes its copy
  *             -- over, without a trace
  *
- * Best effort: what the master has no room for, or what cannot be sent at once, has no copy. Owns its end of the stream, and the memory file.
+ * Best effort: what the master has no room for, or what cannot be sent at once, has no copy. While there is no master, nothing is copied, but marks are
+ * cleared as before: the service manager may have copies as well. Owns its end of the stream, and the memory file.
  */
 export class Copier {
-  readonly #file: OwnedFd
-  readonly #limit: number
-  readonly #channel: Channel<ToCopier, FromCopier>
+  readonly #poller: Poller
+  #file: OwnedFd
+  #limit: number
+  #channel: Channel<ToCopier, FromCopier>
   readonly #accounts: Accounts
   /** In order of arrival here. */
   readonly #pending = new Set<Kept>()
   readonly #copied = new Map<number, Kept>()
-  readonly #free: number[] = []
+  #free: number[] = []
   #slots = 0
   #numbers = 0
   #marks = new Uint32Array(FIRST_MARKS)
@@ -50,17 +58,44 @@ export class Copier {
   #timer: NodeJS.Timeout | undefined
   /** The master is told at the end of this turn. */
   #isTelling = false
+  /** What is to be copied does not wait any more. */
+  #isLeaving = false
 
   /** Owns both descriptors. @param limit how many copies the master has room for */
   constructor([socket, file]: readonly [OwnedFd, OwnedFd], poller: Poller, limit: number) {
+    this.#poller = poller
     this.#file = file
     this.#limit = limit
-    this.#channel = new Channel<ToCopier, FromCopier>(socket, poller, {
+    this.#channel = this.#connect(socket)
+    this.#accounts = new Accounts((numbers) => writeNumbers(this.#file.fd, numbers))
+  }
+
+  /** Another master has taken over: all that waits is copied again, and earlier copies do not count. Owns both descriptors. */
+  connect([socket, file]: readonly [OwnedFd, OwnedFd], limit: number): void {
+    this.close()
+    clearMarks(this.#file.fd)
+    this.#file.close()
+    for (const kept of this.#copied.values()) {
+      kept.slot = -1
+      this.#pending.add(kept)
+    }
+    this.#copied.clear()
+    this.#free = []
+    this.#slots = 0
+    this.#marks = new Uint32Array(FIRST_MARKS)
+    this.#file = file
+    this.#limit = limit
+    this.#channel = this.#connect(socket)
+    this.#accounts.begin()
+    this.#tellAccounts()
+    if (this.#pending.size > 0) this.#arm(DELAY_MS)
+  }
+
+  #connect(socket: OwnedFd): Channel<ToCopier, FromCopier> {
+    return new Channel<ToCopier, FromCopier>(socket, this.#poller, {
       message: () => this.#again(),
-      // Without the master, copies are of no use.
       ended: () => this.#end(),
     })
-    this.#accounts = new Accounts((numbers) => writeNumbers(file.fd, numbers))
   }
 
   /** For the connections of one service. */
@@ -81,6 +116,30 @@ export class Copier {
     if (this.#channel.open) this.#accounts.write()
   }
 
+  /**
+   * Leaves connections that wait to the next start of the broker: from now on only the copies count. Keeps their descriptors.
+   *
+   * @returns false: there is no master to take them
+   */
+  leave(service: string, connections: readonly Waiting[]): boolean {
+    if (!this.#channel.open) return false
+    this.#isLeaving = true
+    for (const connection of connections)
+      this.#pending.add({ connection, service, slot: -1, number: 0, since: performance.now() })
+    this.#tell()
+    this.#copy()
+    return true
+  }
+
+  /** Resolves when the kernel has all that was left, as far as the master has room. */
+  async left(): Promise<void> {
+    const end = performance.now() + LEAVE_TIMEOUT_MS
+    const isCopying = () =>
+      this.#channel.open && this.#pending.size > 0 && this.#copied.size < this.#limit && performance.now() < end
+    while (isCopying()) await sleep(LEAVE_INTERVAL_MS)
+    await this.#channel.sent()
+  }
+
   /** There is no master any more. What was not sent is dropped. */
   close(): void {
     this.#channel.close()
@@ -88,10 +147,9 @@ export class Copier {
   }
 
   #keep(service: string, connection: Waiting): Kept | undefined {
-    if (!this.#channel.open) return undefined
     const kept: Kept = { connection, service, slot: -1, number: 0, since: performance.now() }
     this.#pending.add(kept)
-    this.#arm(DELAY_MS)
+    if (this.#channel.open) this.#arm(DELAY_MS)
     return kept
   }
 
@@ -112,9 +170,9 @@ export class Copier {
       from = Math.min(from, slot)
       to = Math.max(to, slot + 1)
     }
-    if (from >= to || !this.#channel.open) return
+    if (from >= to) return
     writeMarks(this.#file.fd, this.#marks, from, to)
-    if (this.#isTelling) return
+    if (this.#isTelling || !this.#channel.open) return
     this.#isTelling = true
     setImmediate(() => this.#tell())
   }
@@ -137,7 +195,7 @@ export class Copier {
 
   /** Copies connections that have waited long enough. */
   #copy(): void {
-    const latest = performance.now() - DELAY_MS
+    const latest = this.#isLeaving ? Number.POSITIVE_INFINITY : performance.now() - DELAY_MS
     // Counted first: a copy of a connection that was never accepted would be one too many.
     this.#accounts.write()
     while (this.#channel.open && this.#pending.size > 0 && this.#copied.size < this.#limit) {
@@ -145,7 +203,8 @@ export class Copier {
       if (batch.length === 0) break
       if (!this.#send(batch)) return this.#arm(RETRY_MS)
     }
-    if (this.#pending.size > 0) this.#arm(this.#copied.size < this.#limit ? DELAY_MS : RETRY_MS)
+    if (this.#pending.size > 0 && this.#channel.open)
+      this.#arm(this.#copied.size < this.#limit ? DELAY_MS : RETRY_MS)
   }
 
   #due(latest: number): Kept[] {
@@ -228,9 +287,7 @@ export class Copier {
 
   #end(): void {
     clearTimeout(this.#timer)
-    this.#file.close()
-    this.#pending.clear()
-    this.#copied.clear()
+    this.#timer = undefined
     this.#over = []
   }
 }
