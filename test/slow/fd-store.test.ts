@@ -123,144 +123,140 @@ async function end(broker: Broker, backend: Program): Promise<void> {
   await broker.backends(0)
 }
 
-void t.test(
-  'systemd keeps sockets and what waits',
-  { timeout: 3 * LIMIT, skip: lacksSystemd },
-  async (t) => {
-    const service = await Service.start(t, ['FileDescriptorStoreMax=256'])
-    const { manager } = service
-    let broker = await service.next(() => manager.ctl('start', UNIT))
-    await eventually(() => service.stored === 3, 'two listeners and admin are stored')
-    const { admin } = broker
-    const port = broker.port()
-    const sameAddresses = () => {
-      t.equal(broker.port(), port)
-      t.equal(broker.admin, admin)
-      t.equal(broker.address('path'), `unix:${service.folder}/path.sock`)
-    }
-    /** Three listening sockets, and two memory files from the first connection on. */
-    const whenStored = (count: number) =>
-      eventually(
-        () => service.stored === 3 + 2 + count,
-        () => `${count} connections are stored, with 5 others, not ${service.stored}`,
-      )
+void t.test('systemd keeps sockets and what waits', { timeout: 3 * LIMIT, skip: lacksSystemd }, async (t) => {
+  const service = await Service.start(t, ['FileDescriptorStoreMax=256'])
+  const { manager } = service
+  let broker = await service.next(() => manager.ctl('start', UNIT))
+  await eventually(() => service.stored === 3, 'two listeners and admin are stored')
+  const { admin } = broker
+  const port = broker.port()
+  const sameAddresses = () => {
+    t.equal(broker.port(), port)
+    t.equal(broker.admin, admin)
+    t.equal(broker.address('path'), `unix:${service.folder}/path.sock`)
+  }
+  /** Three listening sockets, and two memory files from the first connection on. */
+  const whenStored = (count: number) =>
+    eventually(
+      () => service.stored === 3 + 2 + count,
+      () => `${count} connections are stored, with 5 others, not ${service.stored}`,
+    )
 
-    await t.test('held clients over a restart', async (t) => {
-      const clients = await visitors(t, broker, 20)
-      await broker.until(({ services }) => services[0]?.held === 20, 'they are held')
-      broker = await service.next(() => manager.ctl('restart', UNIT))
-      sameAddresses()
-      await broker.until(({ services }) => services[0]?.held === 20, 'they are held again')
-      t.equal(await unaccounted(broker), 0)
-      const backend = await startBackend(t, broker)
-      await answeredBy(t, clients, backend)
-      await whenStored(0)
-      await end(broker, backend)
-      await broker.until(({ services }) => services[0]?.parked === 20, 'they are parked')
+  await t.test('held clients over a restart', async (t) => {
+    const clients = await visitors(t, broker, 20)
+    await broker.until(({ services }) => services[0]?.held === 20, 'they are held')
+    broker = await service.next(() => manager.ctl('restart', UNIT))
+    sameAddresses()
+    await broker.until(({ services }) => services[0]?.held === 20, 'they are held again')
+    t.equal(await unaccounted(broker), 0)
+    const backend = await startBackend(t, broker)
+    await answeredBy(t, clients, backend)
+    await whenStored(0)
+    await end(broker, backend)
+    await broker.until(({ services }) => services[0]?.parked === 20, 'they are parked')
 
-      broker = await service.next(() => manager.ctl('restart', UNIT))
-      await broker.until(({ services }) => services[0]?.parked === 20, 'parked connections over another one')
-      t.equal(await unaccounted(broker), 0)
-      const next = await startBackend(t, broker)
-      for (const client of clients) client.request('/again')
-      await answeredBy(t, clients, next)
-      t.equal(await unaccounted(broker), 0)
-      for (const client of clients) client.socket.destroy()
-      await end(broker, next)
+    broker = await service.next(() => manager.ctl('restart', UNIT))
+    await broker.until(({ services }) => services[0]?.parked === 20, 'parked connections over another one')
+    t.equal(await unaccounted(broker), 0)
+    const next = await startBackend(t, broker)
+    for (const client of clients) client.request('/again')
+    await answeredBy(t, clients, next)
+    t.equal(await unaccounted(broker), 0)
+    for (const client of clients) client.socket.destroy()
+    await end(broker, next)
+  })
+
+  await t.test('SIGKILL of master and worker', async (t) => {
+    const clients = await visitors(t, broker, 10)
+    await whenStored(10)
+    // One has an answer before: its mark is cleared, and the next start must not offer it.
+    const worker = await onlyWorker(t, broker)
+    broker = await service.next(() => {
+      signal(service.mainPid, 'SIGKILL')
+      signal(worker, 'SIGKILL')
     })
+    sameAddresses()
+    await broker.until(({ services }) => services[0]?.held === 10, 'they are held again')
+    await whenStored(10)
+    const backend = await startBackend(t, broker)
+    await answeredBy(t, clients, backend)
+    t.equal(await unaccounted(broker), 0)
+    await whenStored(0)
 
-    await t.test('SIGKILL of master and worker', async (t) => {
-      const clients = await visitors(t, broker, 10)
-      await whenStored(10)
-      // One has an answer before: its mark is cleared, and the next start must not offer it.
-      const worker = await onlyWorker(t, broker)
-      broker = await service.next(() => {
-        signal(service.mainPid, 'SIGKILL')
-        signal(worker, 'SIGKILL')
-      })
-      sameAddresses()
-      await broker.until(({ services }) => services[0]?.held === 10, 'they are held again')
-      await whenStored(10)
-      const backend = await startBackend(t, broker)
-      await answeredBy(t, clients, backend)
-      t.equal(await unaccounted(broker), 0)
-      await whenStored(0)
-
-      // What a backend has is not offered again, whatever the store has had.
-      for (const client of clients) client.request('/wait')
-      await broker.until(
-        ({ services }) => services[0]?.backends[0]?.adopted === 10 && services[0].held === 0,
-        'the backend has them',
-      )
-      const now = await onlyWorker(t, broker)
-      broker = await service.next(() => {
-        signal(service.mainPid, 'SIGKILL')
-        signal(now, 'SIGKILL')
-      })
-      await broker.backends(1)
-      const status = await broker.status()
-      t.match(status.services[0], { held: 0, parked: 0 })
-      backend.say('answer')
-      for (const client of clients) client.socket.destroy()
-      await end(broker, backend)
+    // What a backend has is not offered again, whatever the store has had.
+    for (const client of clients) client.request('/wait')
+    await broker.until(
+      ({ services }) => services[0]?.backends[0]?.adopted === 10 && services[0].held === 0,
+      'the backend has them',
+    )
+    const now = await onlyWorker(t, broker)
+    broker = await service.next(() => {
+      signal(service.mainPid, 'SIGKILL')
+      signal(now, 'SIGKILL')
     })
+    await broker.backends(1)
+    const status = await broker.status()
+    t.match(status.services[0], { held: 0, parked: 0 })
+    backend.say('answer')
+    for (const client of clients) client.socket.destroy()
+    await end(broker, backend)
+  })
 
-    await t.test('SIGKILL of the master alone: systemd ends the worker', async (t) => {
-      const clients = await visitors(t, broker, 5)
-      await whenStored(5)
-      broker = await service.next(() => signal(service.mainPid, 'SIGKILL'))
-      await broker.until(({ services }) => services[0]?.held === 5, 'they are held again')
-      const backend = await startBackend(t, broker)
-      await answeredBy(t, clients, backend)
-      for (const client of clients) client.socket.destroy()
-      await end(broker, backend)
-    })
+  await t.test('SIGKILL of the master alone: systemd ends the worker', async (t) => {
+    const clients = await visitors(t, broker, 5)
+    await whenStored(5)
+    broker = await service.next(() => signal(service.mainPid, 'SIGKILL'))
+    await broker.until(({ services }) => services[0]?.held === 5, 'they are held again')
+    const backend = await startBackend(t, broker)
+    await answeredBy(t, clients, backend)
+    for (const client of clients) client.socket.destroy()
+    await end(broker, backend)
+  })
 
-    await t.test('SIGKILL of the worker: its connections are stored once', async (t) => {
-      const clients = await visitors(t, broker, 5)
-      await whenStored(5)
-      const accepted = logged(broker, 'accepting connections')
-      signal(await onlyWorker(t, broker), 'SIGKILL')
-      broker = await service.next(() => {})
-      t.ok(logged(broker, 'accepting connections') > accepted)
-      await broker.until(({ services }) => services[0]?.held === 5, 'the next worker has them')
-      await whenStored(5)
-      const backend = await startBackend(t, broker)
-      await answeredBy(t, clients, backend)
-      for (const client of clients) client.socket.destroy()
-      await end(broker, backend)
-    })
+  await t.test('SIGKILL of the worker: its connections are stored once', async (t) => {
+    const clients = await visitors(t, broker, 5)
+    await whenStored(5)
+    const accepted = logged(broker, 'accepting connections')
+    signal(await onlyWorker(t, broker), 'SIGKILL')
+    broker = await service.next(() => {})
+    t.ok(logged(broker, 'accepting connections') > accepted)
+    await broker.until(({ services }) => services[0]?.held === 5, 'the next worker has them')
+    await whenStored(5)
+    const backend = await startBackend(t, broker)
+    await answeredBy(t, clients, backend)
+    for (const client of clients) client.socket.destroy()
+    await end(broker, backend)
+  })
 
-    await t.test('after a reload, and with a listener that is no longer configured', async (t) => {
-      const clients = await visitors(t, broker, 5)
-      await whenStored(5)
-      service.listen({ name: 'web', listen: '127.0.0.1:0' }, { name: 'more', listen: '127.0.0.1:0' })
-      broker = await service.next(() => manager.ctl('reload', UNIT))
-      await whenStored(5)
-      t.notOk(existsSync(join(service.folder, 'path.sock')))
-      service.listen({ name: 'web', listen: '127.0.0.1:0' })
-      broker = await service.next(() => manager.ctl('restart', UNIT))
-      t.equal(broker.port(), port)
-      const closed = service.messages('closed a socket of the last start that is no longer configured')
-      t.match(closed, [{ name: 'more' }])
-      await eventually(() => service.stored === 2 + 5 + 2, 'and it is no longer stored')
-      const backend = await startBackend(t, broker)
-      await answeredBy(t, clients, backend)
-      for (const client of clients) client.socket.destroy()
-      await end(broker, backend)
-    })
+  await t.test('after a reload, and with a listener that is no longer configured', async (t) => {
+    const clients = await visitors(t, broker, 5)
+    await whenStored(5)
+    service.listen({ name: 'web', listen: '127.0.0.1:0' }, { name: 'more', listen: '127.0.0.1:0' })
+    broker = await service.next(() => manager.ctl('reload', UNIT))
+    await whenStored(5)
+    t.notOk(existsSync(join(service.folder, 'path.sock')))
+    service.listen({ name: 'web', listen: '127.0.0.1:0' })
+    broker = await service.next(() => manager.ctl('restart', UNIT))
+    t.equal(broker.port(), port)
+    const closed = service.messages('closed a socket of the last start that is no longer configured')
+    t.match(closed, [{ name: 'more' }])
+    await eventually(() => service.stored === 2 + 5 + 2, 'and it is no longer stored')
+    const backend = await startBackend(t, broker)
+    await answeredBy(t, clients, backend)
+    for (const client of clients) client.socket.destroy()
+    await end(broker, backend)
+  })
 
-    await t.test('an operator’s stop leaves nothing', async (t) => {
-      const [client] = await visitors(t, broker, 1)
-      await eventually(() => service.stored === 2 + 3, 'it is stored')
-      await batonHere('stop', '--config', service.configFile)
-      t.equal((await client?.answer())?.status, 503)
-      await eventually(() => manager.property(UNIT, 'ActiveState') === 'inactive', 'it has stopped')
-      t.equal(service.stored, 0)
-    })
-    t.notOk(readFileSync(join(service.folder, 'log'), 'utf8').includes('"level":60'))
-  },
-)
+  await t.test('an operator’s stop leaves nothing', async (t) => {
+    const [client] = await visitors(t, broker, 1)
+    await eventually(() => service.stored === 2 + 3, 'it is stored')
+    await batonHere('stop', '--config', service.configFile)
+    t.equal((await client?.answer())?.status, 503)
+    await eventually(() => manager.property(UNIT, 'ActiveState') === 'inactive', 'it has stopped')
+    t.equal(service.stored, 0)
+  })
+  t.notOk(readFileSync(join(service.folder, 'log'), 'utf8').includes('"level":60'))
+})
 
 void t.test(
   'a store without enough room ends and stalls nothing',

@@ -542,7 +542,9 @@ void t.test('the printed unit has the settings of the example', async (t) => {
   const file = join(units, 'baton.json')
   const example = settingsOf(readFileSync(join(units, 'baton.service'), 'utf8'))
   const printed = async (of: string) =>
-    settingsOf((await batonHere('systemd', '--config', file, '--user', 'baton', '--for-version', of)).out.join('\n'))
+    settingsOf(
+      (await batonHere('systemd', '--config', file, '--user', 'baton', '--for-version', of)).out.join('\n'),
+    )
   const unit = await printed('254')
   const own = ['ExecStart', 'Wants', 'After', 'Group']
   const others = [...example].filter(([key]) => !own.includes(key ?? ''))

@@ -121,7 +121,7 @@ void t.test('a resume that throws, or rejects, closes the connection', { timeout
   }
   for (const [how, resume] of Object.entries(failing)) {
     const side = lines()
-    const next = lines({ resume: resume as () => void })
+    const next = lines({ resume })
     const client = new LineClient(t, await side.listen(t))
     await eventually(() => side.moveAll(next) === 1, `it moves: ${how}`)
     await eventually(() => client.ended, `closed: ${how}`)

@@ -256,33 +256,37 @@ void t.test('survivors that a dead worker has not read are lost with it', { time
   t.same(sinceReport(accountsOf(0), [], survivors.passedTo(worker)), [])
 })
 
-void t.test('another master gets copies of all that waits, and earlier ones do not count', { timeout: LIMIT }, async (t) => {
-  const stage = new Stage(t)
-  const keeper = stage.copier.of('web')
-  const first = keeper.keep(await stage.connection())
-  const second = keeper.keep(await stage.connection())
-  await eventually(() => stage.copies.size === 2, 'both are copied')
-  stage.copier.close()
-  await eventually(() => stage.ended, 'the master has ended')
-  // While there is none: the service manager may have the copies as well.
-  const third = keeper.keep(await stage.connection())
-  keeper.over([first])
-  const next = stage.next()
-  await eventually(() => next.copies.size === 2, 'what still waits is copied')
-  const earlier = stage.copies.take()
-  t.same(orders(earlier), [], 'no copy of the first master counts')
-  earlier?.release()
-  keeper.over([second])
-  await eventually(() => next.copies.size === 1, 'one is over')
-  stage.copier.close()
-  await eventually(() => next.ended(), 'the second master has ended')
-  const remains = next.copies.take()
-  for (const { fd } of remains?.survivors ?? []) t.teardown(() => fd.close())
-  t.same(orders(remains), [3])
-  t.ok(third)
-  t.match(remains?.accounts, { layout: [{ name: 'web' }, { name: 'web' }] })
-  remains?.release()
-})
+void t.test(
+  'another master gets copies of all that waits, and earlier ones do not count',
+  { timeout: LIMIT },
+  async (t) => {
+    const stage = new Stage(t)
+    const keeper = stage.copier.of('web')
+    const first = keeper.keep(await stage.connection())
+    const second = keeper.keep(await stage.connection())
+    await eventually(() => stage.copies.size === 2, 'both are copied')
+    stage.copier.close()
+    await eventually(() => stage.ended, 'the master has ended')
+    // While there is none: the service manager may have the copies as well.
+    const third = keeper.keep(await stage.connection())
+    keeper.over([first])
+    const next = stage.next()
+    await eventually(() => next.copies.size === 2, 'what still waits is copied')
+    const earlier = stage.copies.take()
+    t.same(orders(earlier), [], 'no copy of the first master counts')
+    earlier?.release()
+    keeper.over([second])
+    await eventually(() => next.copies.size === 1, 'one is over')
+    stage.copier.close()
+    await eventually(() => next.ended(), 'the second master has ended')
+    const remains = next.copies.take()
+    for (const { fd } of remains?.survivors ?? []) t.teardown(() => fd.close())
+    t.same(orders(remains), [3])
+    t.ok(third)
+    t.match(remains?.accounts, { layout: [{ name: 'web' }, { name: 'web' }] })
+    remains?.release()
+  },
+)
 
 // Last in this file: few descriptors are left to this process.
 void t.test('survivors go on while this process has hardly a descriptor', { timeout: LIMIT }, async (t) => {

@@ -54,7 +54,8 @@ class Manager {
 function storeOf(t: Test, socket: string | undefined, storeLimit?: number) {
   const poller = new Poller({ ring: false })
   const lines: string[] = []
-  const log = (_: object | string, text?: string) => void lines.push(text ?? String(_))
+  const log = (first: object | string, text?: string) =>
+    void lines.push(typeof first === 'string' ? first : (text ?? ''))
   const store = new FdStore({ socket, storeLimit }, poller, { info: log, warn: log } as never)
   t.teardown(() => {
     store.close()
@@ -206,7 +207,13 @@ class Stored {
 }
 
 function copyOf(slot: number, number: number, more: Partial<Copy> = {}): Copy {
-  const client = { service: 'web', listener: 'web', protocol: 'http', id: `id-${slot}`, acceptedAt: 1 } as const
+  const client = {
+    service: 'web',
+    listener: 'web',
+    protocol: 'http',
+    id: `id-${slot}`,
+    acceptedAt: 1,
+  } as const
   return { slot, number, order: slot, client, ...more }
 }
 
@@ -219,7 +226,14 @@ void t.test('each connection has one owner', { timeout: LIMIT }, async (t) => {
     const copies = stored.waiting.of('1-1', file)
     const fds = Array.from({ length: 6 }, () => socket(t))
     const long = { ...copyOf(4, 14), client: { ...copyOf(4, 14).client, service: 's'.repeat(100_000) } }
-    const all = [copyOf(0, 10, { order: 9 }), copyOf(1, 11), copyOf(2, 12), copyOf(3, 13), long, copyOf(5, 15)]
+    const all = [
+      copyOf(0, 10, { order: 9 }),
+      copyOf(1, 11),
+      copyOf(2, 12),
+      copyOf(3, 13),
+      long,
+      copyOf(5, 15),
+    ]
     for (const [index, copy] of all.entries()) {
       stored.mark(copy.slot, copy.number)
       copies.add(copy, fds[index] as OwnedFd, index === 2)
@@ -249,7 +263,11 @@ void t.test('each connection has one owner', { timeout: LIMIT }, async (t) => {
     t.equal(again.survivors.length, 3, 'a start that fails before they have gone anywhere loses none')
     release()
     t.same(removed.toSorted(), [...stored.fds.keys()].toSorted())
-    t.same(restoreWaiting(stored.passed(), () => {}).survivors, [], 'whether or not the manager has removed them')
+    t.same(
+      restoreWaiting(stored.passed(), () => {}).survivors,
+      [],
+      'whether or not the manager has removed them',
+    )
     again.release()
     for (const { fd } of [...survivors, ...again.survivors]) fd.close()
     t.end()

@@ -66,11 +66,14 @@ void t.test('descriptors go with a datagram', { timeout: LIMIT }, async (t) => {
     t.same(first, { text: 'FDSTORE=1', pid: process.pid, own: true, inodes: [ino, ino] })
     t.same(second?.inodes, [ino])
   }
-  t.match(nativeError(() => sendDatagram(join(folder, 'none'), Buffer.from('x'), [fd])), {
-    code: 'ENOENT',
-    syscall: 'connect',
-    path: join(folder, 'none'),
-  })
+  t.match(
+    nativeError(() => sendDatagram(join(folder, 'none'), Buffer.from('x'), [fd])),
+    {
+      code: 'ENOENT',
+      syscall: 'connect',
+      path: join(folder, 'none'),
+    },
+  )
   closeSync(fd)
   t.equal(openDescriptors(), before)
 })

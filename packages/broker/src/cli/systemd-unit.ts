@@ -67,7 +67,10 @@ export function unitOf(config: UnitConfig, { version, user, program, file }: Uni
       '# Over a restart, and a crash, systemd keeps the listening sockets, and this many connections that wait.',
       `FileDescriptorStoreMax=${STORED_CONNECTIONS}`,
       ...(version >= PRESERVE
-        ? ['# With `yes`, `systemctl stop` keeps them as well, until the next start.', 'FileDescriptorStorePreserve=restart']
+        ? [
+            '# With `yes`, `systemctl stop` keeps them as well, until the next start.',
+            'FileDescriptorStorePreserve=restart',
+          ]
         : []),
     ],
     [

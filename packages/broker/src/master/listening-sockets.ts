@@ -202,7 +202,10 @@ export class ListeningSockets {
 
   /** Those that clients and operators connect to, and that this broker has opened itself. */
   get own(): readonly OwnSocket[] {
-    const all = [...[...this.listeners].map(([name, socket]) => ({ name, socket })), { name: 'admin', socket: this.admin }]
+    const all = [
+      ...[...this.listeners].map(([name, socket]) => ({ name, socket })),
+      { name: 'admin', socket: this.admin },
+    ]
     return all.flatMap(({ name, socket: { given, address, fd } }) =>
       given === true || fd.closed ? [] : [{ name, address, fd }],
     )

@@ -44,7 +44,6 @@ export class Orphans {
    */
   async end(limit: number): Promise<void> {
     if (!this.#isInit) return
-    const running = () => orphans().filter(({ state }) => state !== 'Z')
     const found = running()
     if (found.length === 0) return
     this.#logger.info(
@@ -73,6 +72,10 @@ export class Orphans {
     this.#ended = new Set(orphans().flatMap(({ pid, state }) => (state === 'Z' ? [pid] : [])))
     if (this.#ended.size > 0) this.#lookSoon()
   }
+}
+
+function running(): ProcessFacts[] {
+  return orphans().filter(({ state }) => state !== 'Z')
 }
 
 function orphans(): ProcessFacts[] {

@@ -74,9 +74,10 @@ export class PassedSockets {
   private constructor(sockets: PassedSocket[], stored: readonly StoredFd[], logger: Logger) {
     this.#sockets = sockets
     this.#stored = stored
-    this.storedNames = [...stored.map(({ name }) => name), ...sockets.flatMap(({ stored: name }) => name ?? [])].map(
-      formatName,
-    )
+    this.storedNames = [
+      ...stored.map(({ name }) => name),
+      ...sockets.flatMap(({ stored: name }) => name ?? []),
+    ].map(formatName)
     this.#logger = logger
   }
 
@@ -97,7 +98,10 @@ export class PassedSockets {
     for (const socket of this.#sockets) {
       const { stored, fd, address, name } = socket
       if (stored === undefined || wanted.some((each) => isOf(socket, each))) continue
-      this.#logger.info({ name, address: formatAddress(address) }, 'closed a socket of the last start that is no longer configured')
+      this.#logger.info(
+        { name, address: formatAddress(address) },
+        'closed a socket of the last start that is no longer configured',
+      )
       fd.close()
       names.push(formatName(stored))
     }

@@ -26,10 +26,7 @@ export interface RestoredWaiting {
  *
  * @param remove what is no longer to be stored
  */
-export function restoreWaiting(
-  stored: readonly StoredFd[],
-  remove: (name: string) => void,
-): RestoredWaiting {
+export function restoreWaiting(stored: readonly StoredFd[], remove: (name: string) => void): RestoredWaiting {
   const files = new Map(stored.map(({ name, fd }) => [formatName(name), fd]))
   const marks = new Map<string, Uint32Array>()
   for (const { name, fd } of stored)
@@ -54,9 +51,13 @@ export function restoreWaiting(
     for (const name of names) remove(name)
   }
   if (survivors.length === 0) release()
-  const age = ({ worker }: { readonly worker: string }) => Number(worker.split('-')[1])
-  survivors.sort((a, b) => age(a) - age(b) || a.copy.order - b.copy.order)
+  survivors.sort((a, b) => startOf(a.worker) - startOf(b.worker) || a.copy.order - b.copy.order)
   return { survivors, release: survivors.length === 0 ? () => {} : release }
+}
+
+/** See `workerKey`. */
+function startOf(worker: string): number {
+  return Number(worker.split('-')[1])
 }
 
 function recordOf(name: WaitingName, files: ReadonlyMap<string, OwnedFd>) {

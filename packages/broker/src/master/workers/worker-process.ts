@@ -15,7 +15,13 @@ import { LastLines } from '../../supervise/output.ts'
 import { factsOf } from '../../supervise/proc.ts'
 import { type CopyStore, noStore, workerKey } from './copy-store.ts'
 import { strayEnd } from './thread-stats.ts'
-import { copyLimit, type KeptAs, type Remains, WorkerCopies, type WorkerCopiesState } from './worker-copies.ts'
+import {
+  copyLimit,
+  type KeptAs,
+  type Remains,
+  WorkerCopies,
+  type WorkerCopiesState,
+} from './worker-copies.ts'
 
 const PROGRAM = fileURLToPath(packageFile('dist/bundle/worker.js'))
 

@@ -135,7 +135,10 @@ export class Copier {
   async left(): Promise<void> {
     const end = performance.now() + LEAVE_TIMEOUT_MS
     const isCopying = () =>
-      this.#channel.open && this.#pending.size > 0 && this.#copied.size < this.#limit && performance.now() < end
+      this.#channel.open &&
+      this.#pending.size > 0 &&
+      this.#copied.size < this.#limit &&
+      performance.now() < end
     while (isCopying()) await sleep(LEAVE_INTERVAL_MS)
     await this.#channel.sent()
   }
