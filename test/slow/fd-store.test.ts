@@ -183,7 +183,7 @@ void t.test('systemd keeps sockets and what waits', { timeout: 3 * LIMIT, skip: 
     t.equal(await unaccounted(broker), 0)
     await whenStored(0)
 
-    // What a backend has is not offered again, whatever the store has had.
+    // Connections that a backend has are not offered again, whatever the store has had.
     for (const client of clients) client.request('/wait')
     await broker.until(
       ({ services }) => services[0]?.backends[0]?.adopted === 10 && services[0].held === 0,

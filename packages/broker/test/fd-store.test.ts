@@ -168,7 +168,7 @@ void t.test('names', async (t) => {
   for (const text of ['web', 'baton', 'baton.', 'baton.else.1']) t.equal(parseName(text), undefined)
 })
 
-/** What a start finds: copies of connections of a worker, as the one before has stored them. */
+/** Copies of a worker's connections, as one start has stored them, and the next one finds them. */
 class Stored {
   readonly store: FdStore
   readonly waiting: WaitingStore

@@ -2,7 +2,7 @@ import { dirname } from 'node:path'
 import type { Address } from '../config/address.ts'
 import type { Config } from '../config/config.ts'
 
-/** What a unit depends on, besides the configuration. */
+/** Everything that a unit depends on, besides the configuration. */
 export interface UnitFacts {
   /** Version of systemd. */
   readonly version: number

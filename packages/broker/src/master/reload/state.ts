@@ -58,7 +58,7 @@ export interface MasterState {
   readonly claimed?: number
   /** Absent in the state of an older version. */
   readonly log?: LogState
-  /** What the service manager keeps. Absent in the state of an older version. */
+  /** Names of what the service manager keeps. Absent in the state of an older version. */
   readonly store?: FdStoreState
 }
 

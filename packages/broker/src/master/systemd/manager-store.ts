@@ -20,7 +20,7 @@ export interface OwnSocket {
   readonly fd: OwnedFd
 }
 
-/** What the service manager has to say about its store; see `Notifier`. */
+/** Facts about the service manager's store; see `Notifier`. */
 interface ManagerFacts {
   readonly socket: string | undefined
   readonly storeLimit: number | undefined

@@ -3,7 +3,7 @@ import { fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import type { Copy } from '../../ipc/copies.ts'
 
-/** What the next start must know about a stored connection. */
+/** Everything that the next start must know about a stored connection. */
 export interface StoredRecord {
   /** See `workerKey`. */
   readonly worker: string

@@ -81,7 +81,7 @@ export class PassedSockets {
     this.#logger = logger
   }
 
-  /** What the store had, other than listening sockets. The caller owns it. */
+  /** Everything that the store had, other than listening sockets. The caller owns it. */
   takeStored(): readonly StoredFd[] {
     const stored = this.#stored
     this.#stored = []

@@ -117,7 +117,7 @@ export class Survivors {
     }
   }
 
-  /** What the kernel has taken for this worker, read or not. */
+  /** Connections that the kernel has taken for this worker, read or not. */
   passedTo(worker: WorkerProcess): Passed | undefined {
     return this.#passed.get(worker)
   }

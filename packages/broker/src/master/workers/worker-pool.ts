@@ -77,7 +77,7 @@ export class WorkerPool {
   /** Failed starts in a row. */
   #failedStarts = 0
   #stopping = false
-  /** What waits is left to the next start. */
+  /** Connections that wait are left to the next start. */
   #isLeaving = false
   #hurried = false
   /** A replacement is in progress: a worker that dies meanwhile is not replaced a second time. */
@@ -519,7 +519,7 @@ export class WorkerPool {
       this.#conditions.check()
     },
     ended: (worker: WorkerProcess, exit: ProcessExit) => {
-      // What has not reached it comes back in a microtask, before its accounts are read.
+      // Connections that have not reached it come back in a microtask, before its accounts are read.
       this.#survivors.reclaim(worker)
       queueMicrotask(() => this.#ended(worker, exit))
     },
@@ -529,7 +529,7 @@ export class WorkerPool {
     const { code, signal } = exit
     this.#workers.delete(worker)
     this.#counters.keep(worker.snapshot)
-    // What is left to the next start stays as it is, until this process ends.
+    // Connections that are left to the next start stay as they are, until this process ends.
     const remains = this.#isLeaving ? undefined : worker.takeRemains()
     if (remains !== undefined) {
       this.#counters.keep(sinceReport(remains, worker.snapshot, this.#survivors.passedTo(worker)))

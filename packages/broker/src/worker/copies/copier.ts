@@ -58,7 +58,7 @@ export class Copier {
   #timer: NodeJS.Timeout | undefined
   /** The master is told at the end of this turn. */
   #isTelling = false
-  /** What is to be copied does not wait any more. */
+  /** Copies are made at once from now on. */
   #isLeaving = false
 
   /** Owns both descriptors. @param limit how many copies the master has room for */
