@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -20,6 +20,25 @@ import { WsTalker } from './support/ws-talker.ts'
 /** Open descriptors of the master, which has a copy of each connection that waits. */
 function masterDescriptors({ program }: Broker): number {
   return readdirSync(`/proc/${String(program.child.pid)}/fd`).length
+}
+
+/** Whether the process has the server's end of the connection between these ports of 127.0.0.1. */
+function hasConnection(pid: number, server: number, client: number): boolean {
+  const end = (port: number) => `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`
+  const line = readFileSync('/proc/net/tcp', 'utf8')
+    .split('\n')
+    .find((each) => each.includes(`${end(server)} ${end(client)}`))
+  const inode = line?.trim().split(/\s+/)[9] ?? 'none'
+  return readdirSync(`/proc/${pid}/fd`).some((fd) => linkOf(`/proc/${pid}/fd/${fd}`) === `socket:[${inode}]`)
+}
+
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path)
+  } catch {
+    // It was closed meanwhile.
+    return ''
+  }
 }
 
 /** Kills the serving worker. Resolves when the next one accepts. */
@@ -310,6 +329,35 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
       'web: new connections are no longer shifted',
     )
     t.equal(after.get('baton_worker_deaths_total'), before.get('baton_worker_deaths_total'))
+  })
+
+  await t.test('a worker that was taken over has copies, even if its replacement fails', async (t) => {
+    // It had none until the next reload: what waited died with it.
+    const client = await visit(t, broker)
+    await client.answer()
+    await broker.until(({ services }) => services[0]?.parked === 1, 'it is parked')
+    const { listeners } = JSON.parse(readFileSync(broker.configFile, 'utf8')) as { listeners: unknown[] }
+    // Taken by the first one.
+    const other = { name: 'other', listen: broker.address(), protocol: 'http', service: 'web' }
+    configure(broker, { listeners: [...listeners, other] })
+    broker.program.kill('SIGKILL')
+    await broker.until((status) => status.broker.master === null, 'the worker has noticed')
+    const next = start(outer, broker)
+    await next.message('reload failed; the worker continues as before')
+    const ready = { control: broker.control, admin: broker.admin.replace('http://', ''), pid: broker.pid }
+    const addresses = { web: broker.address() }
+    broker = new Broker(next, broker.folder, broker.configFile, { ...ready, listeners: addresses })
+    const before = await unaccounted(broker)
+    await eventually(() => hasConnection(next.pid, broker.port(), client.port), 'the master has a copy')
+    const worker = await onlyWorker(t, broker)
+    signal(worker, 'SIGKILL')
+    await next.message('accepting connections')
+    client.request('/again')
+    t.equal((await client.answer()).status, 200)
+    t.equal((await unaccounted(broker)).lost, before.lost)
+    client.socket.destroy()
+    configure(broker, { listeners })
+    t.match(await reload(t, broker), { success: true })
   })
 
   await t.test('a master that is stopped keeps its lock', async (t) => {

@@ -67,7 +67,7 @@ void t.test('master and worker load what they need', { timeout: LIMIT }, async (
     t,
     'the master',
     all.find((each) => !isWorker(each)),
-    { files: 33, kB: 1200 },
+    { files: 33, kB: 1250 },
   )
   within(t, 'the worker', all.find(isWorker), { files: 25, kB: 2700 })
 })

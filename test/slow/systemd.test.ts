@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import { startBackend } from '../support/backend.ts'
 import { batonCommand, Broker, startBroker } from '../support/broker.ts'
 import { Client } from '../support/client.ts'
+import { batonHere } from '../support/command.ts'
 import { eventually } from '../support/eventually.ts'
 import { logs, masterStatus, onlyWorker, reload } from '../support/operator.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
@@ -504,14 +505,76 @@ void t.test(
   },
 )
 
-void t.test('the example units and their configuration fit each other', async (t) => {
-  const keysOf = (file: string) =>
-    new Map(
-      [...readFileSync(join(units, file), 'utf8').matchAll(/^(\w+)=(.*)$/gm)].map(([, key, value]) => [
-        key,
-        value,
-      ]),
+/** Settings of a unit. */
+function settingsOf(text: string): Map<string | undefined, string | undefined> {
+  return new Map([...text.matchAll(/^(\w+)=(.*)$/gm)].map(([, key, value]) => [key, value]))
+}
+
+const isWithoutSystemd = { skip: version === undefined && 'needs systemd-analyze' }
+
+void t.test('baton systemd prints a unit that systemd accepts', isWithoutSystemd, async (t) => {
+  const folder = temporaryFolder(t)
+  const configFile = join(folder, 'a 100% $name.json')
+  const services = { web: { maxHeld: 100_000 } }
+  const web = { name: 'web', listen: '0.0.0.0:80', protocol: 'http', service: 'web' }
+  const path = { name: 'path', listen: `unix:${folder}/sockets/path.sock`, protocol: 'http', service: 'web' }
+  const config = { runtimeDir: '/run/baton', listeners: [web, path], services, workerTimeout: '1m' }
+  writeFileSync(configFile, JSON.stringify(config))
+  const { code, out, err } = await batonHere('systemd', '--config', configFile, '--user', 'root')
+  t.same({ code, err }, { code: 0, err: [] })
+  writeFileSync(join(folder, 'baton.service'), `${out.join('\n')}\n`)
+  const verified = spawnSync('systemd-analyze', ['verify', '--man=no', join(folder, 'baton.service')])
+  const complaints = `${verified.stdout.toString()}${verified.stderr.toString()}`
+    .split('\n')
+    .filter((line) => line.includes('baton'))
+  t.same(complaints, [])
+  t.equal(verified.status, 0)
+  const settings = settingsOf(out.join('\n'))
+  t.equal(settings.get('Type'), Number(version) < 253 ? 'notify' : 'notify-reload')
+  t.match(settings.get('ExecStart'), /^\/\S+ \S+ start --config "\/\S+\/a 100%% \$\$name\.json"$/)
+  t.equal(settings.get('WatchdogSec'), '120')
+  t.equal(settings.get('LimitNOFILE'), '262144')
+  t.equal(settings.get('ReadWritePaths'), join(folder, 'sockets'))
+  t.equal(settings.get('AmbientCapabilities'), 'CAP_NET_BIND_SERVICE')
+})
+
+void t.test('the printed unit has the settings of the example', async (t) => {
+  const file = join(units, 'baton.json')
+  const example = settingsOf(readFileSync(join(units, 'baton.service'), 'utf8'))
+  const printed = async (of: string) =>
+    settingsOf(
+      (await batonHere('systemd', '--config', file, '--user', 'baton', '--for-version', of)).out.join('\n'),
     )
+  const unit = await printed('254')
+  const own = ['ExecStart', 'Wants', 'After', 'Group']
+  const others = [...example].filter(([key]) => !own.includes(key ?? ''))
+  t.same(Object.fromEntries(others.map(([key]) => [key, unit.get(key)])), Object.fromEntries(others))
+  t.equal(unit.get('FileDescriptorStorePreserve'), 'restart')
+  const older = await printed('252')
+  t.equal(older.get('Type'), 'notify')
+  t.match(older.get('ExecReload'), / reload --config /)
+  t.notOk(older.has('FileDescriptorStorePreserve'))
+  t.equal((await printed('253')).get('Type'), 'notify-reload')
+  const wrong = await batonHere('systemd', '--config', file, '--for-version', 'new')
+  t.equal(wrong.code, 2)
+  t.match(wrong.err[0], /^baton: --for-version: "new" is not a version of systemd/)
+})
+
+void t.test('a runtimeDir outside of /run is named, and stays writable', async (t) => {
+  const folder = temporaryFolder(t)
+  const configFile = join(folder, 'baton.json')
+  const listeners = [{ name: 'web', listen: '127.0.0.1:8080', protocol: 'http', service: 'web' }]
+  writeFileSync(configFile, JSON.stringify({ runtimeDir: '/srv/app/run', listeners, services: { web: {} } }))
+  const { out, err } = await batonHere('systemd', '--config', configFile)
+  t.match(err, [/^baton: runtimeDir is \/srv\/app\/run; under systemd, /])
+  const settings = settingsOf(out.join('\n'))
+  t.equal(settings.get('ReadWritePaths'), '/srv/app')
+  t.equal(settings.get('CapabilityBoundingSet'), '')
+  t.notOk(settings.has('RuntimeDirectory'))
+})
+
+void t.test('the example units and their configuration fit each other', async (t) => {
+  const keysOf = (file: string) => settingsOf(readFileSync(join(units, file), 'utf8'))
   const config = JSON.parse(readFileSync(join(units, 'baton.json'), 'utf8')) as {
     runtimeDir: string
     listeners: { name: string; listen: string }[]

@@ -135,11 +135,16 @@ export class Running {
     this.program = program
   }
 
-  /** Signals process 1 of the container, like the kubelet. */
-  signal(name: NodeJS.Signals): void {
+  /** Process 1 of the container. */
+  get init(): number {
     const { pid } = this.program
     const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
-    signal(Number(children.trim().split(' ')[0]), name)
+    return Number(children.trim().split(' ')[0])
+  }
+
+  /** Signals process 1 of the container, like the kubelet. */
+  signal(name: NodeJS.Signals): void {
+    signal(this.init, name)
   }
 
   /** Its exit code. */

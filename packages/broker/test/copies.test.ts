@@ -14,8 +14,9 @@ import {
 } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { Channel } from '../src/ipc/channel.ts'
-import { readMarks } from '../src/ipc/copies.ts'
+import { readMarks, SERVICE_NUMBERS } from '../src/ipc/copies.ts'
 import type { HeldClients, ToWorker } from '../src/ipc/messages.ts'
+import { introduce } from '../src/master/workers/first-orders.ts'
 import { countedAsLost, sinceReport } from '../src/master/workers/last-accounts.ts'
 import { Survivors } from '../src/master/workers/survivors.ts'
 import type { Survivor } from '../src/master/workers/kept-copy.ts'
@@ -54,6 +55,15 @@ class Stage {
       numbers.push(this.accepted),
     )
     t.teardown(() => this.poller.close())
+  }
+
+  /** Another master, which has taken the worker over. */
+  next() {
+    let ended = false
+    const logger = { error: (facts: object) => this.errors.push(facts) } as never
+    const [copies, theirs] = WorkerCopies.create(this.poller, logger, () => (ended = true))
+    this.copier.connect([theirs[0], new OwnedFd(dup(theirs[1].fd).release())], 100)
+    return { copies, ended: () => ended }
   }
 
   async connection(): Promise<ClientConnection> {
@@ -227,6 +237,63 @@ void t.test(
   },
 )
 
+void t.test('survivors that a dead worker has not read are lost with it', { timeout: LIMIT }, async (t) => {
+  // They were in the kernel: neither the worker nor the master counted them.
+  const { survivors, worker, theirs } = await succession(t)
+  survivors.pass(worker)
+  await eventually(() => survivors.receiver === undefined, 'the kernel has them')
+  theirs.close()
+  survivors.reclaim(worker)
+  const layout = [{ kind: 'service', name: 'web' }] as const
+  const accountsOf = (movedIn: number) => {
+    const numbers = new Float64Array(SERVICE_NUMBERS)
+    numbers[SERVICE_NUMBERS - 2] = movedIn
+    return { survivors: [], accounts: { layout, numbers } }
+  }
+  const passed = survivors.passedTo(worker)
+  for (const [movedIn, lost] of [
+    [0, 2],
+    [2, 2],
+  ] as const) {
+    const added = sinceReport(accountsOf(movedIn), [], passed)
+    t.match(added, [{ values: [{ labels: { service: 'web', outcome: 'lost' }, value: lost }] }])
+  }
+  survivors.forget(worker)
+  t.same(sinceReport(accountsOf(0), [], survivors.passedTo(worker)), [])
+})
+
+void t.test(
+  'another master gets copies of all that waits, and earlier ones do not count',
+  { timeout: LIMIT },
+  async (t) => {
+    const stage = new Stage(t)
+    const keeper = stage.copier.of('web')
+    const first = keeper.keep(await stage.connection())
+    const second = keeper.keep(await stage.connection())
+    await eventually(() => stage.copies.size === 2, 'both are copied')
+    stage.copier.close()
+    await eventually(() => stage.ended, 'the master has ended')
+    // While there is none: the service manager may have the copies as well.
+    const third = keeper.keep(await stage.connection())
+    keeper.over([first])
+    const next = stage.next()
+    await eventually(() => next.copies.size === 2, 'what still waits is copied')
+    const earlier = stage.copies.take()
+    t.same(orders(earlier), [], 'no copy of the first master counts')
+    earlier?.release()
+    keeper.over([second])
+    await eventually(() => next.copies.size === 1, 'one is over')
+    stage.copier.close()
+    await eventually(() => next.ended(), 'the second master has ended')
+    const remains = next.copies.take()
+    for (const { fd } of remains?.survivors ?? []) t.teardown(() => fd.close())
+    t.same(orders(remains), [3])
+    t.ok(third)
+    t.match(remains?.accounts, { layout: [{ name: 'web' }, { name: 'web' }] })
+    remains?.release()
+  },
+)
+
 // Last in this file: few descriptors are left to this process.
 void t.test('survivors go on while this process has hardly a descriptor', { timeout: LIMIT }, async (t) => {
   // The exception kept the worker from accepting, and both ends of the pair stayed open.
@@ -244,10 +311,16 @@ void t.test('survivors go on while this process has hardly a descriptor', { time
   }
   for (const filler of fillers.splice(-2)) filler.close()
   survivors.pass(worker)
+  // The same for a worker that is replaced: duplicates of the ends could not be made, and its successor served already.
+  const pair = socketpair('stream')
+  introduce(worker, worker, pair, [], 1000)
+  t.ok(pair.every(({ closed }) => closed))
   for (const filler of fillers.splice(0)) filler.close()
   let clients = 0
+  const types: string[] = []
   const received = new Channel<ToWorker, never>(theirs, poller, {
-    message: (_peer, [end]) => {
+    message: ({ type }, [end]) => {
+      types.push(type)
       const channel = new Channel<HeldClients, never>(end as OwnedFd, poller, {
         message: (held, fds) => {
           clients += held.clients.length
@@ -259,5 +332,6 @@ void t.test('survivors go on while this process has hardly a descriptor', { time
     ended: () => {},
   })
   t.teardown(() => received.close())
-  await eventually(() => clients === 2, 'both have arrived')
+  await eventually(() => clients === 2 && types.length === 3, 'both have arrived')
+  t.same(types, ['peer', 'peer', 'finish'])
 })

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
@@ -12,6 +12,7 @@ interface Datagram {
   text: string
   pid: number
   own: boolean
+  inodes?: number[]
 }
 
 /** A receiver in another program, bound to `name`; the returned function ends it and resolves with what it received. */
@@ -44,6 +45,36 @@ void t.test('a datagram goes to a path and to an abstract name', { timeout: LIMI
       { text: 'STOPPING=1', ...from },
     ])
   }
+  t.equal(openDescriptors(), before)
+})
+
+void t.test('descriptors go with a datagram', { timeout: LIMIT }, async (t) => {
+  const before = openDescriptors()
+  const folder = temporaryFolder(t)
+  const file = join(folder, 'file')
+  writeFileSync(file, '')
+  const fd = openSync(file, 'r')
+  for (const name of [join(folder, 'notify'), `@baton-fds-${process.pid}`]) {
+    const received = await receiver(t, name)
+    sendDatagram(name, Buffer.from('FDSTORE=1'), [fd, fd])
+    const fill = (): never => {
+      for (;;) sendDatagram(name, Buffer.from('more'), [fd])
+    }
+    t.match(nativeError(fill), { code: 'EAGAIN', syscall: 'sendmsg', path: name })
+    const { ino } = fstatSync(fd)
+    const [first, second] = await received()
+    t.same(first, { text: 'FDSTORE=1', pid: process.pid, own: true, inodes: [ino, ino] })
+    t.same(second?.inodes, [ino])
+  }
+  t.match(
+    nativeError(() => sendDatagram(join(folder, 'none'), Buffer.from('x'), [fd])),
+    {
+      code: 'ENOENT',
+      syscall: 'connect',
+      path: join(folder, 'none'),
+    },
+  )
+  closeSync(fd)
   t.equal(openDescriptors(), before)
 })
 

@@ -17,6 +17,7 @@ import { shift } from './commands/shift.ts'
 import { start } from './commands/start.ts'
 import { status } from './commands/status.ts'
 import { stop } from './commands/stop.ts'
+import { systemd } from './commands/systemd.ts'
 import { top } from './commands/top.ts'
 import { trace } from './commands/trace.ts'
 import { UsageError, type Terminal } from './output/terminal.ts'
@@ -38,6 +39,7 @@ const COMMANDS: readonly Command[] = [
   pause,
   resume,
   maintenance,
+  systemd,
   completionOf(() => COMMANDS),
 ]
 

@@ -1,4 +1,4 @@
-import { readSync, fstatSync, writeSync } from 'node:fs'
+import { fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs'
 import { HANDBACK_KINDS, OUTCOMES, type UnroutedReason } from '../metrics/labels.ts'
 import type { HeldClient } from './messages.ts'
 
@@ -90,6 +90,11 @@ export function writeMarks(file: number, marks: Uint32Array, from: number, to: n
 export function readMarks(file: number): Uint32Array {
   const length = Math.max(0, fstatSync(file).size - MARKS_AT)
   return new Uint32Array(read(file, MARKS_AT, length - (length % MARK_BYTES)))
+}
+
+/** No copy counts any more. */
+export function clearMarks(file: number): void {
+  ftruncateSync(file, MARKS_AT)
 }
 
 export function writeNumbers(file: number, numbers: Float64Array): void {

@@ -97,8 +97,8 @@ export type ToWorker =
   /** An operator has ordered this, at another worker. */
   | { readonly type: 'control'; readonly service: string; readonly control: Control }
   /**
-   * Before `start`. Attached: one end of a stream, on which the worker sends copies of what waits (`ipc/copies.ts`), and a memory file, which
-   * outlives it. `limit`: the number of copies that the master has room for.
+   * Before `start`, and after a `claim`. Attached: one end of a stream, on which the worker sends copies of what waits (`ipc/copies.ts`), and a memory
+   * file, which outlives it. `limit`: the number of copies that the master has room for.
    */
   | { readonly type: 'copies'; readonly limit: number }
   /**
@@ -136,8 +136,11 @@ export type ToWorker =
   | { readonly type: 'finish'; readonly removed: readonly string[]; readonly deadline: number }
   /** Attached: one end of a socketpair, on which a predecessor sends its held clients. */
   | { readonly type: 'peer' }
-  /** Drain for at most `deadline` ms, then exit. */
-  | { readonly type: 'stop'; readonly deadline: number }
+  /**
+   * Drain for at most `deadline` ms, then exit. `leave`: what waits does not wait for a backend here, but is copied, and left to the next start of the
+   * broker. A worker of an older version drains.
+   */
+  | { readonly type: 'stop'; readonly deadline: number; readonly leave?: boolean }
   /** Drain one backend, and those that descend from the same managed process. */
   | { readonly type: 'drain'; readonly service: string; readonly backend: string; readonly deadline: number }
   /** Add a listener at run time; its socket is attached. Both fields are JSON, as in the configuration. */

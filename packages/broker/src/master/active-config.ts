@@ -45,9 +45,9 @@ export class ActiveConfig {
     this.#sockets = sockets
   }
 
-  /** Idempotent. */
-  close(): void {
-    this.#sockets.close()
+  /** Idempotent. @param isLeft see `ListeningSockets.closeListeners` */
+  close(isLeft = false): void {
+    this.#sockets.close(isLeft)
   }
 }
 

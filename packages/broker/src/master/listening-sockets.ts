@@ -13,6 +13,7 @@ import {
   prepareRuntimeDir,
   removeSocket,
 } from '../listening/sockets.ts'
+import type { OwnSocket } from './systemd/manager-store.ts'
 import type { PassedSockets, WantedSocket } from './systemd/socket-activation.ts'
 import { type FileIdentity, identityOf } from './file-identity.ts'
 
@@ -89,10 +90,10 @@ export class ListeningSockets {
     }
     try {
       const found = given?.assign(wantedBy(config)) ?? []
-      for (const fd of found) if (fd !== undefined) keep(fd)
+      for (const socket of found) if (socket !== undefined) keep(socket.fd)
       const use = (index: number, address: Address, open: () => OwnedFd): ListeningSocket => {
-        const fd = found[index]
-        return fd === undefined ? named(keep(open()), address) : { fd, address, given: true }
+        const socket = found[index]
+        return socket === undefined ? named(keep(open()), address) : named(socket.fd, address, socket.given)
       }
       prepareRuntimeDir(config)
       const mode = modeOfSockets(config)
@@ -199,15 +200,30 @@ export class ListeningSockets {
     return new ListeningSockets(listeners, this.admin, this.control, this.operator)
   }
 
-  /** Stops accepting clients here. Workers have their own copies, and accept what is still queued. */
-  closeListeners(): void {
-    for (const socket of this.listeners.values()) release(socket)
+  /** Those that clients and operators connect to, and that this broker has opened itself. */
+  get own(): readonly OwnSocket[] {
+    const all = [
+      ...[...this.listeners].map(([name, socket]) => ({ name, socket })),
+      { name: 'admin', socket: this.admin },
+    ]
+    return all.flatMap(({ name, socket: { given, address, fd } }) =>
+      given === true || fd.closed ? [] : [{ name, address, fd }],
+    )
   }
 
-  /** Closes every socket and removes the files in `runtimeDir`. */
-  close(): void {
-    this.closeListeners()
-    release(this.admin)
+  /**
+   * Stops accepting clients here. Workers have their own copies, and accept what is still queued.
+   *
+   * @param isLeft the next start gets them from the service manager: their files stay
+   */
+  closeListeners(isLeft = false): void {
+    for (const socket of this.listeners.values()) release(socket, isLeft)
+  }
+
+  /** Closes every socket and removes the files in `runtimeDir`. @param isLeft see `closeListeners` */
+  close(isLeft = false): void {
+    this.closeListeners(isLeft)
+    release(this.admin, isLeft)
     release(this.control)
     release(this.operator)
   }
@@ -222,7 +238,7 @@ export function operatorPath({ runtimeDir }: Pick<Config, 'runtimeDir'>): string
 }
 
 /** The listeners in order, then the admin server. */
-function wantedBy({ listeners, admin }: Config): WantedSocket[] {
+export function wantedBy({ listeners, admin }: Config): WantedSocket[] {
   return [
     ...listeners.map(({ name, listen }) => ({ name, address: listen })),
     {
@@ -258,10 +274,10 @@ function findSame(
   return [...among].find(([, { address }]) => formatAddress(address) === text)
 }
 
-/** Idempotent. */
-function release({ fd, address, file }: ListeningSocket): void {
+/** Idempotent. @param isLeft its file stays */
+function release({ fd, address, file }: ListeningSocket, isLeft = false): void {
   if (fd.closed) return
-  const own = address.kind === 'unix' && file !== undefined && identityOf(address.path) === file
+  const own = !isLeft && address.kind === 'unix' && file !== undefined && identityOf(address.path) === file
   fd.close()
   // A different file of this name may be another broker's.
   if (own) removeSocket(address.path)

@@ -10,6 +10,7 @@ import { Fleet, type FleetOptions } from './fleet/fleet.ts'
 import { Lifeline } from '../supervise/lifeline.ts'
 import { systemFleetOs } from './fleet/os.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
+import { ManagerStore } from './systemd/manager-store.ts'
 import type { PassedSockets } from './systemd/socket-activation.ts'
 import type { Notifier } from './systemd/notify.ts'
 import { BROKER_VERSION } from '../version.ts'
@@ -24,11 +25,12 @@ import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
 import { KeptControls } from './kept-controls.ts'
-import { controlPath, ListeningSockets, operatorPath } from './listening-sockets.ts'
+import { controlPath, ListeningSockets, operatorPath, wantedBy } from './listening-sockets.ts'
 import { ActiveConfig, readSettings, restoreSettings, type Settings } from './active-config.ts'
 import { claimWorker, type Inheritance } from './claim/claim.ts'
 import { describeHolder } from './claim/lock-holder.ts'
 import { OperationLock } from './operation-lock.ts'
+import { Orphans } from './orphans.ts'
 import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
 import { type ReloadRequest, Reloads } from './reload/reloads.ts'
@@ -39,8 +41,13 @@ import type { StartLog } from './start-log.ts'
 import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
 
+/** Timeout for processes that backends have left in a container, in ms: most container runtimes kill everything after 10 s. */
+const ORPHANS_TIMEOUT_MS = 3000
+
 /** Initial state of a master: newly opened, or restored after exec. */
 interface MasterInit {
+  readonly poller: Poller
+  readonly store: ManagerStore
   readonly activeConfig: ActiveConfig
   readonly lock: OwnedFd
   readonly lifeline: Lifeline
@@ -76,7 +83,8 @@ export interface MasterOptions {
 export class Master {
   readonly #log: StartLog
   readonly #notifier: Notifier
-  readonly #poller = new Poller()
+  readonly #store: ManagerStore
+  readonly #poller: Poller
   readonly #lifeline: Lifeline
   readonly #startedAt: string
   readonly #executions: number
@@ -87,6 +95,7 @@ export class Master {
   readonly #workerPool: WorkerPool
   readonly #fleet: Fleet
   readonly #operator: Operator
+  readonly #orphans: Orphans
   readonly #sessionHandover: SessionHandover
   readonly #shifts: Shifts
   readonly #deployer: Deployer
@@ -129,10 +138,24 @@ export class Master {
       throw error
     }
     if (inheritance !== undefined) return Master.#takeOver(inheritance, settings, lock, options)
+    const poller = new Poller()
+    const { given } = options
+    const store = ManagerStore.start(
+      managerFacts(options.run, options.notifier),
+      poller,
+      options.log.logger,
+      given?.storedNames,
+    )
     let activeConfig: ActiveConfig
     try {
-      activeConfig = new ActiveConfig(settings, ListeningSockets.open(config, options.given))
+      const unwanted = given?.closeUnwanted(wantedBy(config)) ?? []
+      for (const name of unwanted) store.remove(name)
+      // Another listener may want the port.
+      if (unwanted.length > 0) await store.removed()
+      activeConfig = new ActiveConfig(settings, ListeningSockets.open(config, given))
     } catch (error) {
+      store.close()
+      poller.close()
       lock.close()
       throw error
     }
@@ -140,6 +163,8 @@ export class Master {
     try {
       master = new Master(
         {
+          poller,
+          store,
           activeConfig,
           lock,
           lifeline: new Lifeline(),
@@ -153,11 +178,14 @@ export class Master {
         options,
       )
     } catch (error) {
+      store.close()
+      poller.close()
       activeConfig.close()
       lock.close()
       throw error
     }
     try {
+      master.#workerPool.inherit(store.restore(given?.takeStored() ?? []))
       await master.#workerPool.start()
       master.#fleet.apply(activeConfig.fleetConfig)
       master.#appRun.begin()
@@ -168,6 +196,7 @@ export class Master {
     }
     master.#operationLock.end('start')
     options.notifier.ready('serving')
+    store.open()
     master.#files.start()
     master.#appRun.watch()
     return master
@@ -224,9 +253,19 @@ export class Master {
     for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
     options.notifier.watch()
     const counters = new Counters(state.counters, () => options.log.dropped)
+    const poller = new Poller()
+    const { given } = options
+    const { logger } = options.log
+    const facts = managerFacts(state.run ?? undefined, options.notifier)
+    const store =
+      given === undefined
+        ? ManagerStore.resume(facts, poller, logger, state.store)
+        : ManagerStore.start(facts, poller, logger, given.storedNames)
     const settings = restoreSettings(state.file, state.text)
     const master = new Master(
       {
+        poller,
+        store,
         activeConfig: new ActiveConfig(settings, ListeningSockets.restore(state.sockets, settings.config)),
         lock: new OwnedFd(state.lock),
         lifeline: new Lifeline(state.lifeline),
@@ -242,7 +281,10 @@ export class Master {
       options,
       state.fleet,
     )
+    // Before the copies of a worker that lives are stored again.
+    if (given !== undefined) master.#workerPool.inherit(store.restore(given.takeStored()))
     master.#workerPool.adopt(state.workers, state.known, state.survivors)
+    store.open()
     master.#files.start()
     master.#decided = new Promise((decided) => {
       master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())
@@ -252,6 +294,8 @@ export class Master {
 
   private constructor(init: MasterInit, { log, program, notifier }: MasterOptions, fleet?: unknown) {
     const {
+      poller,
+      store,
       activeConfig,
       lock,
       lifeline,
@@ -265,6 +309,8 @@ export class Master {
     } = init
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
+    this.#poller = poller
+    this.#store = store
     this.#notifier = notifier
     this.#activeConfig = activeConfig
     this.#lifeline = lifeline
@@ -295,8 +341,10 @@ export class Master {
           : undefined,
       controls: () => this.#controls.all,
       shifts: () => this.#shifts.state,
+      changed: () => store.keepListening(activeConfig.sockets.own),
     }
-    this.#workerPool = new WorkerPool(this.#poller, activeConfig, counters, log, workersStarted, host)
+    const { copies } = store
+    this.#workerPool = new WorkerPool(poller, activeConfig, counters, log, workersStarted, host, copies)
     const workerPool = this.#workerPool
     this.#shifts = new Shifts(
       {
@@ -332,6 +380,8 @@ export class Master {
       exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
+    this.#orphans = new Orphans(logger)
+    this.#orphans.start()
     this.#operator = new Operator(activeConfig.sockets.operator.fd, this.#poller, this.#commanded)
     this.#files = new FilesOnDisk(lock, {
       activeConfig,
@@ -345,6 +395,7 @@ export class Master {
       log,
       logger,
       notifier,
+      store,
       operationLock: this.#operationLock,
       activeConfig,
       workerPool,
@@ -450,27 +501,36 @@ export class Master {
     this.#beforeExec.stop()
     const drainDeadline = longestDrainDeadline(this.#activeConfig.config)
     this.#notifier.stopping(drainDeadline)
+    const { sockets } = this.#activeConfig
+    // A service manager that stops the broker may be restarting it. An operator means it.
+    const isLeft = reason === 'SIGTERM' && (await this.#store.prepareToLeave())
+    if (!isLeft) await this.#store.forget()
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')
     const end = performance.now() + drainDeadline
-    const report = new StopReport(this.#activeConfig.sockets, this.#workerPool, this.#fleet, end, (line) => {
+    const report = new StopReport(sockets, this.#workerPool, this.#fleet, end, (line) => {
       this.#log.logger.info(line)
       this.#operator.broadcast(line)
     })
-    this.#activeConfig.sockets.closeListeners()
+    sockets.closeListeners(isLeft)
     // A backend may still take held clients, so the backends stop last.
-    await this.#workerPool.stop(drainDeadline)
+    await this.#workerPool.stop(drainDeadline, isLeft)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
+    await this.#orphans.end(Math.min(ORPHANS_TIMEOUT_MS, Math.max(0, end - performance.now())))
     report.end()
     this.#log.logger.info('stopped')
+    if (isLeft) await this.#store.leave()
     this.#operator.finish(answerText(true, []))
-    this.#close()
+    this.#close(isLeft)
   }
 
-  #close(): void {
+  /** @param isLeft the next start gets the listening sockets */
+  #close(isLeft = false): void {
+    this.#store.close()
+    this.#orphans.close()
     this.#notifier.close()
     this.#operator.close()
-    this.#activeConfig.close()
+    this.#activeConfig.close(isLeft)
     this.#sessionHandover.close()
     this.#lifeline.close()
     this.#files.close()
@@ -547,4 +607,9 @@ export class Master {
       })),
     }
   }
+}
+
+/** Under `baton run`, everything ends with the command: nothing is kept. */
+function managerFacts(run: RunState | undefined, { socket, storeLimit }: Notifier) {
+  return { socket: run === undefined ? socket : undefined, storeLimit }
 }

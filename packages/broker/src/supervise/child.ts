@@ -88,6 +88,14 @@ export interface RunningProcess {
   close(): void
 }
 
+/** Pids of the children of this process that have not been reaped yet. */
+const own = new Set<number>()
+
+/** Whether this process has started it, or the program that this one replaced: it is reaped by its owner. */
+export function isOwnChild(pid: number): boolean {
+  return own.has(pid)
+}
+
 /**
  * A child process and our ends of its output, from its start to its last output. It was started by this program, or by the one that
  * this program replaced.
@@ -163,7 +171,10 @@ export class Child implements RunningProcess {
     const child = new Child(pid, numbers, leader, events)
     const check = foreign === undefined ? () => reapIfExited(pid) : () => exitOfForeign(pid, foreign)
     if (exit === null) child.#forget = awaitAdopted(pid, poller, check, (ended) => child.#exited(ended))
-    else child.#readToEnd(exit)
+    else {
+      own.delete(pid)
+      child.#readToEnd(exit)
+    }
     return child
   }
 
@@ -174,6 +185,7 @@ export class Child implements RunningProcess {
     events: ChildEvents,
   ) {
     this.pid = pid
+    if (pid !== undefined) own.add(pid)
     this.#leader = leader
     this.#events = events
     const pipe = (stream: OutputStream) =>
@@ -215,6 +227,7 @@ export class Child implements RunningProcess {
 
   #exited(exit: ProcessExit): void {
     this.#stopWaiting()
+    if (this.pid !== undefined) own.delete(this.pid)
     if (this.#leader && this.pid !== undefined) send(-this.pid, 'SIGTERM')
     this.#readToEnd(exit)
   }

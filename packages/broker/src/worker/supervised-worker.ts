@@ -158,8 +158,7 @@ export class SupervisedWorker {
       case 'sockets':
         return this.#take(message.role, message.names, fds)
       case 'copies':
-        this.#copier = new Copier(fds as [OwnedFd, OwnedFd], this.#poller, message.limit)
-        return
+        return this.#keepCopies(message.limit, fds as [OwnedFd, OwnedFd])
       case 'start':
         return this.#start(message)
       case 'shifts':
@@ -181,7 +180,7 @@ export class SupervisedWorker {
       case 'finish':
         return this.#finish(message, fds[0] as OwnedFd)
       case 'stop':
-        return this.#stop(message.deadline)
+        return message.leave === true ? this.#leave(message.deadline) : this.#stop(message.deadline)
       case 'drain':
         return this.#worker?.drainBackend(message.service, message.backend, message.deadline)
       case 'control':
@@ -216,6 +215,12 @@ export class SupervisedWorker {
     if (role === 'control') this.#control = fds[0]
     else if (role === 'admin') this.#admin = fds[0]
     else for (const [index, name] of names.entries()) this.#listeners.set(name, fds[index] as OwnedFd)
+  }
+
+  #keepCopies(limit: number, ends: readonly [OwnedFd, OwnedFd]): void {
+    if (this.#worker === undefined) this.#copier = new Copier(ends, this.#poller, limit)
+    else if (this.#copier !== undefined) this.#copier.connect(ends, limit)
+    else for (const fd of ends) fd.close()
   }
 
   #start({
@@ -429,6 +434,25 @@ export class SupervisedWorker {
     if (deadline > 0) await this.#worker?.drain(deadline)
     else await this.#worker?.close()
     if (first) await this.#exit()
+  }
+
+  /** Like `finish`, with the next start of the broker as the successor. */
+  async #leave(deadline: number): Promise<void> {
+    const [worker, copier] = [this.#worker, this.#copier]
+    if (worker === undefined || copier === undefined || this.#ending) return this.#stop(deadline)
+    this.#ending = true
+    this.#keepEstate(undefined, [])
+    const successor = (service: string): Successor => ({
+      slice: PARKED_AT_A_TIME,
+      pass: (connections) => copier.leave(service, connections),
+      whenReady: (callback) => void setImmediate(callback),
+    })
+    await worker.finish([], successor, Math.max(1, deadline), {
+      predecessors: Promise.all(this.#predecessors),
+      settled: () => copier.left(),
+      answered: () => Promise.all(this.#reloading),
+    })
+    await this.#exit()
   }
 
   async #exit(): Promise<void> {

@@ -4,6 +4,7 @@ import { ConfigError } from '../../config/error.ts'
 import { readConfigTextAtOnce } from '../../config/file.ts'
 import { describeError } from '../../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
+import type { ManagerStore } from '../systemd/manager-store.ts'
 import type { Notifier } from '../systemd/notify.ts'
 import type { Counters } from '../workers/counters.ts'
 import type { SessionHandover } from './session-handover.ts'
@@ -23,6 +24,7 @@ import { STATE_VERSION } from '../../ipc/state-version.ts'
 export interface ReloadParts {
   readonly log: StartLog
   readonly notifier: Notifier
+  readonly store: ManagerStore
   readonly operationLock: OperationLock
   readonly activeConfig: ActiveConfig
   readonly workerPool: WorkerPool
@@ -165,7 +167,7 @@ export class ReloadPreparation {
 
   /** Executes the next program. Returns only on failure, with the reason. */
   #execute({ node, args }: CommandLine, requests: readonly ReloadRequest[], next: string): string {
-    const { notifier, activeConfig, workerPool, counters, sessionHandover } = this.#parts
+    const { notifier, activeConfig, workerPool, counters, sessionHandover, store } = this.#parts
     const { file, text } = activeConfig.settings
     const { waiting, ...carried } = this.#carried()
     const askers = requests.map((request) => this.#carryOver(request))
@@ -184,11 +186,12 @@ export class ReloadPreparation {
         pair: sessionHandover.numbers,
         workers: [...workerPool.workers].map((worker) => worker.state),
         known: workerPool.known,
-        survivors: workerPool.survivors,
+        survivors: workerPool.carrySurvivors(),
         started: workerPool.started,
         counters: counters.state,
         fleet: fleet.state,
         log: this.#parts.log.state,
+        store: store.state,
         askers,
         waiting: later,
       }

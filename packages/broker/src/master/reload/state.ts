@@ -10,6 +10,7 @@ import type { CountersState } from '../workers/counters.ts'
 import type { RunState } from '../run/app-run.ts'
 import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { LogState } from '../start-log.ts'
+import type { FdStoreState } from '../systemd/fd-store.ts'
 import type { ProgramNames } from './installed-program.ts'
 import type { SurvivorsState } from '../workers/survivors.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
@@ -63,6 +64,8 @@ export interface MasterState {
   readonly controls?: Controls
   /** Absent in the state of an older version. */
   readonly log?: LogState
+  /** Names of what the service manager keeps. Absent in the state of an older version. */
+  readonly store?: FdStoreState
 }
 
 /** Version 1, in which requests did not wait. */

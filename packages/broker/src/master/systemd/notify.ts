@@ -1,7 +1,7 @@
 import { NativeError, sendDatagram } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 
-const VARIABLES = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const
+const VARIABLES = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID', 'FDSTORE'] as const
 
 /** Longest delay of a Node timer. */
 const MAX_INTERVAL_MS = 2 ** 31 - 1
@@ -20,7 +20,10 @@ const EXTENSION_MS = 15_000
 export class Notifier {
   /** Variables that the next program needs at exec. No other process may have them. */
   readonly environment: Readonly<NodeJS.ProcessEnv>
-  readonly #socket: string | undefined
+  /** Its path, or `@name`; undefined without a service manager. */
+  readonly socket: string | undefined
+  /** How many descriptors the manager keeps for this service; undefined if it does not say (systemd before 254). */
+  readonly storeLimit: number | undefined
   readonly #logger: Logger
   readonly #interval: number | undefined
   readonly #waiting: string[] = []
@@ -41,10 +44,11 @@ export class Notifier {
   }
 
   private constructor(environment: NodeJS.ProcessEnv, logger: Logger) {
-    const { NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID } = environment
+    const { NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, FDSTORE } = environment
     this.environment = environment
     this.#logger = logger
-    this.#socket = NOTIFY_SOCKET === '' ? undefined : NOTIFY_SOCKET
+    this.socket = NOTIFY_SOCKET === '' ? undefined : NOTIFY_SOCKET
+    this.storeLimit = FDSTORE === undefined ? undefined : Number(FDSTORE)
     const microseconds = Number(WATCHDOG_USEC)
     const ours = WATCHDOG_PID === undefined || Number(WATCHDOG_PID) === process.pid
     // Half of the time, as sd_watchdog_enabled(3) recommends.
@@ -106,9 +110,9 @@ export class Notifier {
   }
 
   #notify(...lines: string[]): void {
-    if (this.#socket === undefined) return
+    if (this.socket === undefined) return
     this.#waiting.push(lines.join('\n'))
-    if (this.#waiting.length === 1) this.#flush(this.#socket)
+    if (this.#waiting.length === 1) this.#flush(this.socket)
   }
 
   /** Sends queued messages in order. */

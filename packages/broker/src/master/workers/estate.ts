@@ -1,4 +1,5 @@
-import type { OwnedFd } from '@baton/native-sendmsg'
+import { NativeError, type OwnedFd } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
 import { CLAIM_VERSION } from '../../ipc/claim.ts'
 import type { Controls } from '../../ipc/controls.ts'
 import type { KeptOutput } from '../../ipc/messages.ts'
@@ -8,6 +9,7 @@ import type { ActiveConfig } from '../active-config.ts'
 import { processesOf, type FleetState, type ProcessState } from '../fleet/state.ts'
 import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { CountersState } from './counters.ts'
+import type { WorkerProcess } from './worker-process.ts'
 
 /** State that the serving worker keeps for the next master, in case this one is killed. */
 export interface Estate {
@@ -69,6 +71,22 @@ export function estateOf(
     outputs: kept.map(({ fd, ...output }) => ({ ...output, index: fds.indexOf(fd) })),
     sockets: needed.length - rest.lifeline.length,
     fds,
+  }
+}
+
+/** Without a message, the worker ends with its master. */
+export function giveEstate(
+  worker: Pick<WorkerProcess, 'send'>,
+  message: EstateMessage | undefined,
+  logger: Logger,
+): void {
+  const { estate = null, outputs = [], sockets = 0, fds = [] } = message ?? {}
+  try {
+    worker.send({ type: 'estate', estate, outputs, sockets }, fds)
+  } catch (error) {
+    // It has the one before.
+    if (!(error instanceof NativeError)) throw error
+    logger.error({ err: error }, 'the worker could not get what the next master needs')
   }
 }
 

@@ -56,9 +56,10 @@ export function sendFirstOrders(
 }
 
 /**
- * Connects a worker that is being replaced with the next one: connections that wait there move over this pair.
+ * Connects a worker that is being replaced with the next one: connections that wait there move over this pair. Takes the ends themselves: there may be no
+ * free descriptor for duplicates, and by now neither worker can be told that nothing has changed.
  *
- * @param pair closed in any case
+ * @param pair owned from now on
  */
 export function introduce(
   old: WorkerProcess,
@@ -67,13 +68,8 @@ export function introduce(
   removed: readonly string[],
   deadline: number,
 ): void {
-  try {
-    next.send({ type: 'peer' }, [theirs.fd])
-    old.send({ type: 'finish', removed, deadline }, [ours.fd])
-  } finally {
-    theirs.close()
-    ours.close()
-  }
+  next.give({ type: 'peer' }, [theirs])
+  old.give({ type: 'finish', removed, deadline }, [ours])
 }
 
 /** Why a worker could not be started. @param stopped by SIGSTOP */

@@ -2,6 +2,7 @@ import { HANDBACK_KINDS, OUTCOMES } from '../../metrics/labels.ts'
 import { type Copy, FIRST_REASONS } from '../../ipc/copies.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import type { Survivor } from './kept-copy.ts'
+import type { Passed } from './survivors.ts'
 import type { Remains } from './worker-copies.ts'
 
 /** The outcome of connections that a worker owned when it was killed, and of those whose outcome it could not count any more. */
@@ -22,9 +23,14 @@ interface Value {
  * one nor survive are lost.
  *
  * @param reported its last report
+ * @param passed connections that the master has passed to it: those that it has not read are lost as well
  * @returns to be added to it
  */
-export function sinceReport({ accounts, survivors }: Remains, reported: MetricSnapshot): MetricSnapshot {
+export function sinceReport(
+  { accounts, survivors }: Pick<Remains, 'accounts' | 'survivors'>,
+  reported: MetricSnapshot,
+  passed?: Passed,
+): MetricSnapshot {
   const added = new Map<string, Value[]>(
     [ACCEPTED, CONNECTIONS, HANDED_BACK, UNROUTED].map((name) => [name, []]),
   )
@@ -52,7 +58,7 @@ export function sinceReport({ accounts, survivors }: Remains, reported: MetricSn
       let left = peeked.get(listener) ?? 0
       for (const reason of account.reasons ?? FIRST_REASONS)
         left -= count(UNROUTED, { listener, reason }, next())
-      left += next()
+      left += Math.max(next(), passed?.listeners.get(listener) ?? 0)
       peeked.set(listener, left - next())
       continue
     }
@@ -60,7 +66,7 @@ export function sinceReport({ accounts, survivors }: Remains, reported: MetricSn
     for (const outcome of OUTCOMES) balance(service, -count(CONNECTIONS, { service, outcome }, next()))
     for (const kind of HANDBACK_KINDS)
       balance(service, count(HANDED_BACK, { service, kind, result: 'taken' }, next()))
-    balance(service, next())
+    balance(service, Math.max(next(), passed?.services.get(service) ?? 0))
     balance(service, -next())
   }
   for (const { copy } of survivors) balance(serviceOf(copy), -1)
@@ -84,6 +90,17 @@ export function countedAsLost(survivors: readonly Pick<Survivor, 'copy'>[]): Met
   }
   const values = [...lost].map(([service, value]) => ({ labels: { service, outcome: LOST }, value }))
   return snapshotOf(new Map([[CONNECTIONS, values]]), [])
+}
+
+/** Connections that this broker did not accept itself, but has from its last start. */
+export function countedAsAccepted(survivors: readonly Pick<Survivor, 'copy'>[]): MetricSnapshot {
+  const accepted = new Map<string, number>()
+  for (const { copy } of survivors) {
+    const { listener } = copy.client
+    accepted.set(listener, (accepted.get(listener) ?? 0) + 1)
+  }
+  const values = [...accepted].map(([listener, value]) => ({ labels: { listener }, value }))
+  return snapshotOf(new Map([[ACCEPTED, values]]), [])
 }
 
 function serviceOf({ client }: Copy): string {

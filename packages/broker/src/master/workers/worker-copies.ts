@@ -12,6 +12,7 @@ import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import {
   type Account,
+  clearMarks,
   type FromCopier,
   readMarks,
   readNumbers,
@@ -19,6 +20,7 @@ import {
   type ToCopier,
 } from '../../ipc/copies.ts'
 import type { HeldClient } from '../../ipc/messages.ts'
+import { type CopyStore, noStore, type StoredCopies } from './copy-store.ts'
 import { KeptCopy, type Origin, type Survivor } from './kept-copy.ts'
 
 /** The counts of a worker when it ended. */
@@ -31,6 +33,8 @@ export interface WorkerAccounts {
 export interface Remains {
   readonly survivors: readonly Survivor[]
   readonly accounts: WorkerAccounts
+  /** To be called right before the survivors go anywhere: until then, they would outlive this process as well. */
+  readonly release: () => void
 }
 
 /** The part that crosses the master's exec: the copies are sent again. */
@@ -38,6 +42,14 @@ export interface WorkerCopiesState {
   readonly channel: number
   readonly file: number
 }
+
+/** A second place for the copies of a worker, which has this key there (`workerKey`). */
+export interface KeptAs {
+  readonly store: CopyStore
+  readonly worker: string
+}
+
+const NOT_KEPT: KeptAs = { store: noStore, worker: '' }
 
 /** Part of this process's descriptors that copies may use. */
 const SHARE = 0.5
@@ -48,6 +60,7 @@ const SHARE = 0.5
 export class WorkerCopies {
   readonly #file: OwnedFd
   readonly #channel: Channel<FromCopier, ToCopier>
+  readonly #stored: StoredCopies
   /** By slot. */
   #copies: (KeptCopy | undefined)[] = []
   #size = 0
@@ -58,6 +71,7 @@ export class WorkerCopies {
   #complete = false
 
   /**
+   * @param kept where the copies are kept as well, and the worker's key there
    * @returns also the worker's ends, which the caller owns
    * @throws {NativeError}
    */
@@ -65,6 +79,7 @@ export class WorkerCopies {
     poller: Poller,
     logger: Logger,
     ended: () => void,
+    kept: KeptAs = NOT_KEPT,
   ): [copies: WorkerCopies, theirs: readonly [OwnedFd, OwnedFd]] {
     const file = createMemoryFile('baton-worker-copies')
     let ends: [OwnedFd, OwnedFd]
@@ -74,7 +89,7 @@ export class WorkerCopies {
       file.close()
       throw error
     }
-    return [new WorkerCopies(ends[0], file, poller, logger, ended), [ends[1], file]]
+    return [new WorkerCopies(ends[0], file, poller, logger, ended, kept), [ends[1], file]]
   }
 
   /** After exec: asks the worker for all copies again. Owns the descriptors. */
@@ -83,14 +98,23 @@ export class WorkerCopies {
     poller: Poller,
     logger: Logger,
     ended: () => void,
+    kept: KeptAs = NOT_KEPT,
   ): WorkerCopies {
-    const copies = new WorkerCopies(new OwnedFd(channel), new OwnedFd(file), poller, logger, ended)
+    const copies = new WorkerCopies(new OwnedFd(channel), new OwnedFd(file), poller, logger, ended, kept)
     copies.#channel.send({ type: 'again' })
     return copies
   }
 
-  private constructor(socket: OwnedFd, file: OwnedFd, poller: Poller, logger: Logger, ended: () => void) {
+  private constructor(
+    socket: OwnedFd,
+    file: OwnedFd,
+    poller: Poller,
+    logger: Logger,
+    ended: () => void,
+    { store, worker }: KeptAs,
+  ) {
     this.#file = file
+    this.#stored = store.of(worker, file)
     this.#channel = new Channel<FromCopier, ToCopier>(socket, poller, {
       message: (message, fds) => this.#received(message, fds),
       ended: (error) => {
@@ -100,6 +124,7 @@ export class WorkerCopies {
             { error: error.message },
             'lost the copies of waiting connections: they would not survive the death of their worker',
           )
+          this.#stored.close()
           closeCopies(this.#takeAll().map(([, copy]) => copy))
         }
         ended()
@@ -133,22 +158,27 @@ export class WorkerCopies {
   take(): Remains | undefined {
     const copies = this.#takeAll()
     this.#channel.close()
-    try {
-      if (!this.#complete) return undefined
-      const marks = readMarks(this.#file.fd)
-      const counts = ([slot, { number }]: readonly [number, KeptCopy]) => marks[slot] === number
-      const survivors = copies
-        .filter(counts)
-        .map(([slot, copy]) => copy.survivor(slot))
-        .toSorted((a, b) => a.copy.order - b.copy.order)
-      closeCopies(copies.filter((each) => !counts(each)).map(([, copy]) => copy))
-      copies.length = 0
-      const size = this.#layout.reduce((sum, account) => sum + sizeOf(account), 0)
-      return { survivors, accounts: { layout: this.#layout, numbers: readNumbers(this.#file.fd, size) } }
-    } finally {
-      closeCopies(copies.map(([, copy]) => copy))
+    const release = () => {
+      // First: a stored copy must not count once its connection may be with another worker.
+      clearMarks(this.#file.fd)
+      this.#stored.close()
       this.#file.close()
     }
+    if (!this.#complete) {
+      release()
+      closeCopies(copies.map(([, copy]) => copy))
+      return undefined
+    }
+    const marks = readMarks(this.#file.fd)
+    const counts = ([slot, { number }]: readonly [number, KeptCopy]) => marks[slot] === number
+    const survivors = copies
+      .filter(counts)
+      .map(([slot, copy]) => copy.survivor(slot))
+      .toSorted((a, b) => a.copy.order - b.copy.order)
+    this.#close(copies.filter((each) => !counts(each)))
+    const size = this.#layout.reduce((sum, account) => sum + sizeOf(account), 0)
+    const accounts = { layout: this.#layout, numbers: readNumbers(this.#file.fd, size) }
+    return { survivors, accounts, release }
   }
 
   #received(message: FromCopier, fds: readonly OwnedFd[]): void {
@@ -158,10 +188,13 @@ export class WorkerCopies {
         if (account.kind === 'listener' && !account.unix) this.#tcp.add(account.name)
     } else if (message.type === 'wait') {
       for (const [index, copy] of message.copies.entries()) {
+        const fd = fds[index] as OwnedFd
+        const origin = this.#originOf(copy.client)
         const before = this.#copies[copy.slot]
         if (before === undefined) this.#size += 1
-        else closeCopies([before])
-        this.#copies[copy.slot] = new KeptCopy(copy, fds[index] as OwnedFd, this.#originOf(copy.client))
+        else this.#close([[copy.slot, before]])
+        this.#copies[copy.slot] = new KeptCopy(copy, fd, origin)
+        this.#stored.add(copy, fd, origin.reachable)
       }
     } else this.#over(message.copies)
   }
@@ -190,16 +223,22 @@ export class WorkerCopies {
   }
 
   #over(copies: readonly number[]): void {
-    const closing: KeptCopy[] = []
+    const closing: (readonly [number, KeptCopy])[] = []
     for (let at = 0; at < copies.length; at += 2) {
       const slot = copies[at] as number
       const found = this.#copies[slot]
       if (found === undefined || found.number !== copies[at + 1]) continue
       this.#copies[slot] = undefined
       this.#size -= 1
-      closing.push(found)
+      closing.push([slot, found])
     }
-    closeCopies(closing)
+    this.#close(closing)
+  }
+
+  /** With their slots. */
+  #close(copies: readonly (readonly [number, KeptCopy])[]): void {
+    for (const [slot, { number }] of copies) this.#stored.remove({ slot, number })
+    closeCopies(copies.map(([, copy]) => copy))
   }
 }
 

@@ -34,6 +34,8 @@ export interface WorkerPoolHost {
   estate(): Pick<Estate, 'fleet' | 'lifeline' | 'controls' | 'shifts'> | undefined
   /** The shifts in force. */
   shifts(): Shifts
+  /** The sockets or the configuration may have changed: called after each change, and without one. */
+  changed(): void
   /** A dead worker cannot be replaced, because the files of this program were removed. */
   programGone(): void
 }

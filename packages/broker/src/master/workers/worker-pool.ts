@@ -1,5 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-import { NativeError, type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
 import type { Control } from '../../ipc/controls.ts'
@@ -14,7 +13,7 @@ import { BackendsSeen, notMoved } from './backends-seen.ts'
 import { Conditions } from './conditions.ts'
 import type { Counters } from './counters.ts'
 import type { ActiveConfig } from '../active-config.ts'
-import { estateOf } from './estate.ts'
+import { estateOf, giveEstate } from './estate.ts'
 import {
   type Configuration,
   introduce,
@@ -23,10 +22,13 @@ import {
   startFailure,
 } from './first-orders.ts'
 import { isStopped } from './thread-stats.ts'
-import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
-import { countedAsLost, sinceReport } from './last-accounts.ts'
+import { untilQuiet } from './quiet.ts'
+import { afterRunning, afterStopped } from './running-time.ts'
+import type { CopyStore } from './copy-store.ts'
+import { HungWorkers, type HungWorkersHost } from './hung-workers.ts'
+import { countedAsAccepted, countedAsLost, sinceReport } from './last-accounts.ts'
 import { Survivors, type SurvivorsState } from './survivors.ts'
-import { type Observation, WorkerMonitor } from './worker-monitor.ts'
+import type { Remains } from './worker-copies.ts'
 import type { Replaced, WorkerPoolHost } from './worker-pool-host.ts'
 import { WorkerProcess, type WorkerState } from './worker-process.ts'
 
@@ -42,13 +44,6 @@ const MOVE_TIMEOUT_MS = 2000
 /** Timeout for backends to move before a reload is answered, in ms: for those that do not answer heartbeats, and for all others. */
 const UNRESPONSIVE_TIMEOUT_MS = 10_000
 const MOVED_TIMEOUT_MS = 30_000
-
-/** Timeout for workers to finish their messages, in ms, beyond the time in which a stuck worker is replaced; and how often to check. */
-const QUIET_TIMEOUT_MS = 30_000
-const QUIET_INTERVAL_MS = 2
-
-/** Timeout for a process to exit after SIGKILL, in ms: one that the kernel cannot end yet does not delay its successor. */
-const KILL_TIMEOUT_MS = 2000
 
 /** Timeout for workers to report their counters for a scrape, in ms. */
 const COUNT_TIMEOUT_MS = 300
@@ -72,6 +67,7 @@ export class WorkerPool {
   readonly #counters: Counters
   readonly #logger: Logger
   readonly #host: WorkerPoolHost
+  readonly #store: CopyStore
   readonly #workers = new Set<WorkerProcess>()
   readonly #survivors: Survivors
   readonly #conditions = new Conditions()
@@ -82,12 +78,12 @@ export class WorkerPool {
   /** Failed starts in a row. */
   #failedStarts = 0
   #stopping = false
+  /** Connections that wait are left to the next start. */
+  #isLeaving = false
   #hurried = false
   /** A replacement is in progress: a worker that dies meanwhile is not replaced a second time. */
   #replacing = false
-  readonly #workerMonitor: WorkerMonitor
-  /** The serving worker while it may be hung and its successor is built. */
-  #silent: WorkerProcess | undefined
+  readonly #hung: HungWorkers
   #seen = new BackendsSeen()
   /** The last list of managed processes that was sent, as JSON. */
   #managed = ''
@@ -100,19 +96,20 @@ export class WorkerPool {
     { logger, format }: { readonly logger: Logger; readonly format: LogFormat },
     started: number,
     host: WorkerPoolHost,
+    store: CopyStore,
   ) {
     this.#poller = poller
     this.#activeConfig = activeConfig
     this.#format = format
     this.#counters = counters
     this.#host = host
+    this.#store = store
     this.#logger = logger
     this.#started = started
     this.#survivors = new Survivors(poller, logger, (lost) => counters.keep(countedAsLost(lost)))
     counters.onChange = () => queueMicrotask(() => this.sendEstate())
-    this.#workerMonitor = new WorkerMonitor(this.#workers, activeConfig, (worker, observation) =>
-      this.#observed(worker, observation),
-    )
+    const parts = { logger, counters, conditions: this.#conditions }
+    this.#hung = new HungWorkers(this.#workers, activeConfig, parts, this.#hungHost)
   }
 
   get current(): WorkerProcess | undefined {
@@ -139,15 +136,7 @@ export class WorkerPool {
    * @throws {BrokerError} BATON_ERR_WORKER_SILENT
    */
   async becomeQuiet(): Promise<void> {
-    const time = new RunningTime(10 * QUIET_INTERVAL_MS)
-    let left = QUIET_TIMEOUT_MS + 2 * this.#workerTimeout
-    for (;;) {
-      const busy = this.#busy()
-      if (busy === undefined) return
-      left -= time.step()
-      if (left <= 0) throw new BrokerError('BATON_ERR_WORKER_SILENT', `pid ${busy.pid}`)
-      await sleep(QUIET_INTERVAL_MS)
-    }
+    await untilQuiet(() => this.#busy(), this.#workerTimeout)
   }
 
   /** See `becomeQuiet`. */
@@ -158,7 +147,7 @@ export class WorkerPool {
   /** A worker that is ending or not ready yet cannot be adopted either. */
   #busy(): WorkerProcess | undefined {
     return (
-      this.#silent ??
+      this.#hung.silent ??
       [...this.#workers].find((worker) => !worker.quiet || !worker.alive || worker.starting) ??
       this.#survivors.receiver
     )
@@ -182,9 +171,18 @@ export class WorkerPool {
     return this.#seen.all
   }
 
-  /** Clients of dead workers that no other worker has yet. */
-  get survivors(): SurvivorsState {
+  /** Clients of dead workers that no other worker has yet. Only they are kept from now on, for the program that follows. */
+  carrySurvivors(): SurvivorsState {
+    this.#survivors.release()
     return this.#survivors.state
+  }
+
+  /** Connections of an earlier start that were left to this one go to the next worker that serves. Owns them. */
+  inherit({ survivors, release }: Pick<Remains, 'survivors' | 'release'>): void {
+    if (survivors.length === 0) return release()
+    this.#logger.info({ clients: survivors.length }, 'clients that waited in an earlier start go on waiting')
+    this.#counters.keep(countedAsAccepted(survivors))
+    this.#survivors.add(survivors, release)
   }
 
   /** Adopts the workers of the previous program, the backends that it knew, and the clients for which it had no worker. */
@@ -198,9 +196,12 @@ export class WorkerPool {
     for (const state of states) {
       const worker = WorkerProcess.adopt(state, this.#parts, this.#workerEvents)
       this.#workers.add(worker)
-      if (state.role === 'current') this.#current = worker
+      if (state.role !== 'current') continue
+      this.#current = worker
+      // The one before may have been of a version that had no copies, or this is another process.
+      worker.keepCopies(this.#parts)
     }
-    this.#workerMonitor.start()
+    this.#hung.start()
   }
 
   /**
@@ -210,27 +211,20 @@ export class WorkerPool {
    */
   async start(): Promise<void> {
     const worker = await this.#build(this.#activeConfig)
-    this.#workerMonitor.start()
+    this.#hung.start()
     this.#take(worker)
     this.sendEstate()
   }
 
   /** To the serving worker, whenever something in it has changed: the active configuration, its sockets, the counters. */
   sendEstate(): void {
+    this.#host.changed()
     const worker = this.#current
     if (worker?.alive !== true || this.#stopping || this.#replacing) return
     const managed = this.#host.estate()
     if (managed === undefined) return
     const counted = { counters: this.#counters.state, started: this.#started }
-    const message = estateOf(this.#activeConfig, { ...counted, ...managed })
-    const { estate = null, outputs = [], sockets = 0, fds = [] } = message ?? {}
-    try {
-      worker.send({ type: 'estate', estate, outputs, sockets }, fds)
-    } catch (error) {
-      // It has the one before.
-      if (!(error instanceof NativeError)) throw error
-      this.#logger.error({ err: error }, 'the worker could not get what the next master needs')
-    }
+    giveEstate(worker, estateOf(this.#activeConfig, { ...counted, ...managed }), this.#logger)
   }
 
   /**
@@ -385,11 +379,18 @@ export class WorkerPool {
     this.#conditions.check()
   }
 
-  /** Lets the workers finish. Resolves when all have ended. @param deadline in ms */
-  async stop(deadline: number): Promise<void> {
+  /**
+   * Lets the workers finish. Resolves when all have ended.
+   *
+   * @param deadline in ms
+   * @param leave what waits in the serving worker is left to the next start: copies of it stay in the store
+   */
+  async stop(deadline: number, leave: boolean): Promise<void> {
     this.#stopping = true
+    this.#isLeaving = leave
     clearTimeout(this.#restart)
-    for (const worker of this.#workers) worker.send({ type: 'stop', deadline })
+    for (const worker of this.#workers)
+      worker.send({ type: 'stop', deadline, ...(leave && worker === this.#current && { leave }) })
     await this.#conditions.until(() => this.#workers.size === 0, deadline + STOP_GRACE_MS)
     for (const worker of this.#workers) {
       this.#logger.error({ workerPid: worker.pid }, 'worker does not end; killed')
@@ -471,8 +472,32 @@ export class WorkerPool {
     worker.send({ type: 'metrics', ask: 0, snapshots: await this.snapshots(worker) })
   }
 
+  /** A worker that does not answer is replaced like one that has died. */
+  get #hungHost(): HungWorkersHost {
+    return {
+      isReplaceable: (worker) => worker === this.#current && !this.#stopping && !this.#replacing,
+      isStopping: () => this.#stopping,
+      begin: () => void (this.#replacing = true),
+      build: () => this.#build(this.#activeConfig),
+      isGone: (worker) => !this.#workers.has(worker),
+      succeed: async (next) => {
+        await this.#reportOthers(next)
+        if (!next.alive) throw startFailure(next)
+        this.#take(next)
+        this.#introduceToLeaving(next)
+      },
+      retire: (next) => this.#retire(next),
+      failed: (error) => this.#notReplaced(error),
+      end: () => {
+        this.#replacing = false
+        if (this.#current === undefined && !this.#stopping) void this.#startAnother()
+        else this.sendEstate()
+      },
+    }
+  }
+
   get #parts() {
-    return { poller: this.#poller, logger: this.#logger }
+    return { poller: this.#poller, logger: this.#logger, store: this.#store }
   }
 
   #take(worker: WorkerProcess): void {
@@ -512,18 +537,24 @@ export class WorkerPool {
       this.#host.message(worker, message)
       this.#conditions.check()
     },
-    ended: (worker: WorkerProcess, exit: ProcessExit) => this.#ended(worker, exit),
+    ended: (worker: WorkerProcess, exit: ProcessExit) => {
+      // Connections that have not reached it come back in a microtask, before its accounts are read.
+      this.#survivors.reclaim(worker)
+      queueMicrotask(() => this.#ended(worker, exit))
+    },
   }
 
   #ended(worker: WorkerProcess, exit: ProcessExit): void {
     const { code, signal } = exit
     this.#workers.delete(worker)
     this.#counters.keep(worker.snapshot)
-    const remains = worker.takeRemains()
+    // Connections that are left to the next start stay as they are, until this process ends.
+    const remains = this.#isLeaving ? undefined : worker.takeRemains()
     if (remains !== undefined) {
-      this.#counters.keep(sinceReport(remains, worker.snapshot))
-      this.#survivors.add(remains.survivors)
+      this.#counters.keep(sinceReport(remains, worker.snapshot, this.#survivors.passedTo(worker)))
+      this.#survivors.add(remains.survivors, remains.release)
     }
+    this.#survivors.forget(worker)
     this.#host.ended()
     const expected = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
@@ -542,74 +573,9 @@ export class WorkerPool {
       void this.#reportOthers(this.#current)
       this.#survivors.pass(this.#current)
     }
-    if (this.#stopping) this.#survivors.close()
+    if (this.#stopping && !this.#isLeaving) this.#survivors.close()
     this.#conditions.check()
     if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
-  }
-
-  #observed(worker: WorkerProcess, { verdict, ...observation }: Observation): void {
-    if (verdict === 'suspect' || verdict === 'hung') this.#suspect(worker, observation)
-    if (verdict === 'hung') this.#foundHung(worker, observation)
-    // A silent worker may have answered again.
-    this.#conditions.check()
-  }
-
-  /** The serving worker may be hung: a successor is built before it is killed. */
-  #suspect(worker: WorkerProcess, observation: object): void {
-    if (worker !== this.#current || this.#stopping || this.#replacing || worker.hung !== undefined) return
-    this.#logger.warn({ workerPid: worker.pid, ...observation }, 'worker does not answer; starting another')
-    void this.#replaceSilent(worker)
-  }
-
-  #foundHung(worker: WorkerProcess, observation: object): void {
-    if (worker.hung !== undefined) return
-    worker.hung = observation
-    // While a successor is being built, `#replaceSilent` decides.
-    if (worker !== this.#silent || this.#stopping) this.#end(worker)
-  }
-
-  #end(worker: WorkerProcess): void {
-    if (worker.killed) return
-    worker.killed = true
-    this.#counters.workerHung()
-    this.#logger.error({ workerPid: worker.pid, ...worker.hung }, 'worker hangs; ending it')
-    worker.kill('SIGKILL')
-  }
-
-  async #replaceSilent(silent: WorkerProcess): Promise<void> {
-    this.#replacing = true
-    this.#silent = silent
-    const received = silent.messagesReceived
-    try {
-      const next = await this.#build(this.#activeConfig)
-      await this.#conditions.until(
-        () => !silent.alive || silent.hung !== undefined || silent.messagesReceived !== received,
-      )
-      if (silent.alive && silent.messagesReceived !== received) {
-        silent.hung = undefined
-        this.#logger.info({ workerPid: silent.pid }, 'worker answers again; it stays')
-        return this.#retire(next)
-      }
-      // Its control connections end with it, so its backends dial the successor. Its held clients are lost.
-      if (silent.alive) this.#end(silent)
-      if (this.#stopping) return
-      await this.#conditions.until(() => !this.#workers.has(silent), KILL_TIMEOUT_MS)
-      silent.role = 'leaving'
-      await this.#reportOthers(next)
-      if (!next.alive) throw startFailure(next)
-      this.#take(next)
-      this.#introduceToLeaving(next)
-    } catch (error) {
-      if (!this.#stopping) this.#notReplaced(error)
-      // It may still answer. Otherwise this is repeated after another timeout.
-      silent.hung = undefined
-      this.#workerMonitor.forget(silent)
-    } finally {
-      this.#replacing = false
-      this.#silent = undefined
-      if (this.#current === undefined && !this.#stopping) void this.#startAnother()
-      else this.sendEstate()
-    }
   }
 
   #retire(worker: WorkerProcess): void {

@@ -12,10 +12,26 @@ import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import { Child, type ChildEvents, type ProcessExit } from '../../supervise/child.ts'
 import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
+import { factsOf } from '../../supervise/proc.ts'
+import { type CopyStore, noStore, workerKey } from './copy-store.ts'
 import { strayEnd } from './thread-stats.ts'
-import { copyLimit, type Remains, WorkerCopies, type WorkerCopiesState } from './worker-copies.ts'
+import {
+  copyLimit,
+  type KeptAs,
+  type Remains,
+  WorkerCopies,
+  type WorkerCopiesState,
+} from './worker-copies.ts'
 
 const PROGRAM = fileURLToPath(packageFile('dist/bundle/worker.js'))
+
+/** The master's parts that a worker process uses. */
+export interface WorkerParts {
+  readonly poller: Poller
+  readonly logger: Logger
+  /** Where copies of what waits are kept as well. */
+  readonly store: CopyStore
+}
 
 /** Lines of its standard error that are kept to show why it died. */
 const KEPT_LINES = 20
@@ -94,9 +110,10 @@ export class WorkerProcess {
     number: number,
     node: string,
     format: LogFormat,
-    { poller, logger }: { readonly poller: Poller; readonly logger: Logger },
+    parts: WorkerParts,
     events: WorkerEvents,
   ): WorkerProcess {
+    const { poller } = parts
     if (!existsSync(PROGRAM)) throw new BrokerError('BATON_ERR_PROGRAM_GONE', PROGRAM)
     const command = [node, ...youngGeneration(), ...process.execArgv, PROGRAM, format]
     const [channel, theirs] = socketpair('stream')
@@ -114,7 +131,7 @@ export class WorkerProcess {
         child.close()
         throw new BrokerError('BATON_ERR_WORKER_FAILED', `${node} cannot be started`)
       })
-      worker.#keepCopies(poller, logger)
+      worker.keepCopies(parts)
       return worker
     } catch (error) {
       channel.close()
@@ -127,7 +144,7 @@ export class WorkerProcess {
   /** Owns the descriptors that the state names. */
   static adopt(
     state: WorkerState,
-    { poller, logger }: { readonly poller: Poller; readonly logger: Logger },
+    { poller, logger, store }: WorkerParts,
     events: WorkerEvents,
   ): WorkerProcess {
     const { number, pid, stderr, copies, foreign } = state
@@ -143,7 +160,7 @@ export class WorkerProcess {
     worker.answers = state.answers === true
     worker.#foreign = foreign
     if (copies !== undefined)
-      worker.#copies = WorkerCopies.adopt(copies, poller, logger, () => worker.#settle())
+      worker.#copies = WorkerCopies.adopt(copies, poller, logger, () => worker.#settle(), keptAs(pid, store))
     return worker
   }
 
@@ -239,10 +256,15 @@ export class WorkerProcess {
     }
   }
 
-  /** Without them it works as well: what waits in it would not survive it. */
-  #keepCopies(poller: Poller, logger: Logger): void {
+  /**
+   * From now on there are copies of what waits in it, unless there are some already. Without them it works as well: what waits in it would not
+   * survive it.
+   */
+  keepCopies({ poller, logger, store }: WorkerParts): void {
+    if (this.#copies !== undefined) return
     try {
-      const [copies, theirs] = WorkerCopies.create(poller, logger, () => this.#settle())
+      const kept = keptAs(this.pid, store)
+      const [copies, theirs] = WorkerCopies.create(poller, logger, () => this.#settle(), kept)
       this.#copies = copies
       const [socket, file] = theirs
       this.send({ type: 'copies', limit: copyLimit() }, [socket.fd, file.fd])
@@ -279,6 +301,12 @@ export class WorkerProcess {
   }
 }
 
+/** A process that is gone already has nothing to keep. */
+function keptAs(pid: number, store: CopyStore): KeptAs {
+  const facts = factsOf(pid)
+  return facts === undefined ? { store: noStore, worker: '' } : { store, worker: workerKey(facts) }
+}
+
 /**
  * Hardly anything that a worker allocates lives long. By default V8 lets the young generation grow to three times 16 MiB, which stays
  * resident: more than 10,000 held clients need. A value in NODE_OPTIONS or on the master's command line takes precedence.
@@ -293,6 +321,7 @@ function environment(): NodeJS.ProcessEnv {
     LISTEN_FDS: _fds,
     LISTEN_PID: _pid,
     LISTEN_FDNAMES: _names,
+    FDSTORE: _store,
     ...rest
   } = process.env
   return rest

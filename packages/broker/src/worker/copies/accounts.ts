@@ -29,6 +29,11 @@ export class Accounts {
     return true
   }
 
+  /** All of them are to be written to another file. */
+  begin(): void {
+    this.#last = new Float64Array(0)
+  }
+
   write(): void {
     const numbers: number[] = []
     for (const source of this.#sources) source(numbers)

@@ -1,7 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { OwnedFd, Poller } from '@baton/native-sendmsg'
 import { Channel } from '../../ipc/channel.ts'
 import {
   type Account,
+  clearMarks,
   type Copy,
   type FromCopier,
   type ToCopier,
@@ -24,6 +26,10 @@ const BATCH_STATE_BYTES = 1024 * 1024
 /** Wait, in ms, before the next attempt when the kernel or the master takes no more. */
 const RETRY_MS = 50
 
+/** Timeout for the master to take what is left to the next start, and how often to check, in ms. */
+const LEAVE_TIMEOUT_MS = 5000
+const LEAVE_INTERVAL_MS = 2
+
 const FIRST_MARKS = 1024
 
 /**
@@ -32,12 +38,14 @@ const FIRST_MARKS = 1024
  *     pending -- DELAY_MS --> copied -- over: the mark is cleared, then the master closes its copy
  *             -- over, without a trace
  *
- * Best effort: what the master has no room for, or what cannot be sent at once, has no copy. Owns its end of the stream, and the memory file.
+ * Best effort: what the master has no room for, or what cannot be sent at once, has no copy. While there is no master, nothing is copied, but marks are
+ * cleared as before: the service manager may have copies as well. Owns its end of the stream, and the memory file.
  */
 export class Copier {
-  readonly #file: OwnedFd
-  readonly #limit: number
-  readonly #channel: Channel<ToCopier, FromCopier>
+  readonly #poller: Poller
+  #file: OwnedFd
+  #limit: number
+  #channel: Channel<ToCopier, FromCopier>
   readonly #accounts: Accounts
   /** By slot: what waits, and its service. */
   #waiting: (Waiting | undefined)[] = []
@@ -54,17 +62,37 @@ export class Copier {
   #timer: NodeJS.Timeout | undefined
   /** The master is told at the end of this turn. */
   #isTelling = false
+  /** Copies are made at once from now on. */
+  #isLeaving = false
 
   /** Owns both descriptors. @param limit how many copies the master has room for */
   constructor([socket, file]: readonly [OwnedFd, OwnedFd], poller: Poller, limit: number) {
+    this.#poller = poller
     this.#file = file
     this.#limit = limit
-    this.#channel = new Channel<ToCopier, FromCopier>(socket, poller, {
+    this.#channel = this.#connect(socket)
+    this.#accounts = new Accounts((numbers) => writeNumbers(this.#file.fd, numbers))
+  }
+
+  /** Another master has taken over: all that waits is copied again, and earlier copies do not count. Owns both descriptors. */
+  connect([socket, file]: readonly [OwnedFd, OwnedFd], limit: number): void {
+    this.close()
+    clearMarks(this.#file.fd)
+    this.#file.close()
+    this.#renew()
+    this.#file = file
+    this.#limit = limit
+    this.#channel = this.#connect(socket)
+    this.#accounts.begin()
+    this.#tellAccounts()
+    if (this.#pending.size > 0) this.#arm(DELAY_MS)
+  }
+
+  #connect(socket: OwnedFd): Channel<ToCopier, FromCopier> {
+    return new Channel<ToCopier, FromCopier>(socket, this.#poller, {
       message: () => this.#again(),
-      // Without the master, copies are of no use.
       ended: () => this.#end(),
     })
-    this.#accounts = new Accounts((numbers) => writeNumbers(file.fd, numbers))
   }
 
   /** For the connections of one service. */
@@ -85,6 +113,32 @@ export class Copier {
     if (this.#channel.open) this.#accounts.write()
   }
 
+  /**
+   * Leaves connections that wait to the next start of the broker: from now on only the copies count. Keeps their descriptors.
+   *
+   * @returns false: there is no master to take them
+   */
+  leave(service: string, connections: readonly Waiting[]): boolean {
+    if (!this.#channel.open) return false
+    this.#isLeaving = true
+    for (const connection of connections) this.#keep(service, connection)
+    this.#tell()
+    this.#copy()
+    return true
+  }
+
+  /** Resolves when the kernel has all that was left, as far as the master has room. */
+  async left(): Promise<void> {
+    const end = performance.now() + LEAVE_TIMEOUT_MS
+    const isCopying = () =>
+      this.#channel.open &&
+      this.#pending.size > 0 &&
+      this.#copied < this.#limit &&
+      performance.now() < end
+    while (isCopying()) await sleep(LEAVE_INTERVAL_MS)
+    await this.#channel.sent()
+  }
+
   /** There is no master any more. What was not sent is dropped. */
   close(): void {
     this.#channel.close()
@@ -92,13 +146,12 @@ export class Copier {
   }
 
   #keep(service: string, connection: Waiting): Kept | undefined {
-    if (!this.#channel.open) return undefined
     const slot = this.#free.pop() ?? this.#slots++
     this.#grow()
     this.#waiting[slot] = connection
     this.#services[slot] = service
     this.#pending.set(slot, performance.now())
-    this.#arm(DELAY_MS)
+    if (this.#channel.open) this.#arm(DELAY_MS)
     return slot
   }
 
@@ -117,9 +170,9 @@ export class Copier {
       from = Math.min(from, slot)
       to = Math.max(to, slot + 1)
     }
-    if (from >= to || !this.#channel.open) return
+    if (from >= to) return
     writeMarks(this.#file.fd, this.#marks, from, to)
-    if (this.#isTelling) return
+    if (this.#isTelling || !this.#channel.open) return
     this.#isTelling = true
     setImmediate(() => this.#tell())
   }
@@ -142,7 +195,7 @@ export class Copier {
 
   /** Copies connections that have waited long enough. */
   #copy(): void {
-    const latest = performance.now() - DELAY_MS
+    const latest = this.#isLeaving ? Number.POSITIVE_INFINITY : performance.now() - DELAY_MS
     // Counted first: a copy of a connection that was never accepted would be one too many.
     this.#accounts.write()
     while (this.#channel.open && this.#pending.size > 0 && this.#copied < this.#limit) {
@@ -150,7 +203,8 @@ export class Copier {
       if (batch.length === 0) break
       if (!this.#send(batch)) return this.#arm(RETRY_MS)
     }
-    if (this.#pending.size > 0) this.#arm(this.#copied < this.#limit ? DELAY_MS : RETRY_MS)
+    if (this.#pending.size > 0 && this.#channel.open)
+      this.#arm(this.#copied < this.#limit ? DELAY_MS : RETRY_MS)
   }
 
   #due(latest: number): number[] {
@@ -206,23 +260,27 @@ export class Copier {
 
   /** The master's program was replaced: it has none of the copies, but those that the one before has not read. */
   #again(): void {
-    const number = (slot: number) => this.#marks[slot] as number
-    const copied = [...this.#waiting.keys()].filter((slot) => number(slot) !== 0)
-    copied.sort((a, b) => number(a) - number(b))
-    const others = [...this.#pending]
-    this.#pending.clear()
-    // They have waited long enough, and longer than the others.
-    for (const slot of copied) {
-      this.#over.push(slot, number(slot))
-      this.#pending.set(slot, 0)
-    }
-    for (const [slot, since] of others) this.#pending.set(slot, since)
-    this.#copied = 0
-    this.#marks.fill(0)
+    this.#over.push(...this.#renew())
     writeMarks(this.#file.fd, this.#marks, 0, this.#slots)
     this.#tell()
     this.#tellAccounts()
     if (this.#pending.size > 0) this.#arm(DELAY_MS)
+  }
+
+  /** All that waits is to be copied again. @returns slot and number of each copy that does not count any more */
+  #renew(): number[] {
+    const number = (slot: number) => this.#marks[slot] as number
+    const copied = [...this.#waiting.keys()].filter((slot) => number(slot) !== 0)
+    copied.sort((a, b) => number(a) - number(b))
+    const over = copied.flatMap((slot) => [slot, number(slot)])
+    const others = [...this.#pending]
+    this.#pending.clear()
+    // They have waited long enough, and longer than the others.
+    for (const slot of copied) this.#pending.set(slot, 0)
+    for (const [slot, since] of others) this.#pending.set(slot, since)
+    this.#copied = 0
+    this.#marks.fill(0)
+    return over
   }
 
   #tellAccounts(): void {
@@ -231,10 +289,7 @@ export class Copier {
 
   #end(): void {
     clearTimeout(this.#timer)
-    this.#file.close()
-    this.#pending.clear()
-    this.#waiting = []
-    this.#services = []
+    this.#timer = undefined
     this.#over = []
   }
 }
