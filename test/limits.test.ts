@@ -1,14 +1,15 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
-import { type Broker, startBroker } from './support/broker.ts'
+import { batonCommand, type Broker, startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { LIMIT } from './support/limits.ts'
 import { onlyWorker, reload } from './support/operator.ts'
-import { Program, root } from './support/process.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
 import { PATIENT } from './support/service.ts'
 import { signal } from './support/signal.ts'
-import { join } from 'node:path'
 
 // Limits of a listener: how many connections may be open, in all and of each source, and how fast a source may open them.
 
@@ -160,6 +161,26 @@ void t.test(
     }
     t.equal(await unrouted('crowd', 'limit_source_connections'), 580)
     t.equal(await unrouted('rated', 'limit_rate'), 590)
+  },
+)
+
+void t.test(
+  'where the kernel lists no connections, a limit of them is refused',
+  { timeout: LIMIT, skip: process.arch !== 'x64' && 'its filter knows the numbers of x86-64 only' },
+  async (t) => {
+    const folder = temporaryFolder(t)
+    const file = join(folder, 'baton.json')
+    const config = {
+      runtimeDir: join(folder, 'run'),
+      admin: { listen: '127.0.0.1:0' },
+      listeners: [listener('web', { connections: 5 })],
+      services: { web: {} },
+    }
+    writeFileSync(file, JSON.stringify(config))
+    const command = [process.execPath, batonCommand, 'start', '--config', file]
+    const refused = new Program(t, 'python3', [join(root, 'test/programs/without-netlink.py'), ...command])
+    t.match(await refused.exited, { code: 1 })
+    t.match(refused.lines.join('\n'), /limits of open connections need sock_diag\(7\): socket: EPERM/)
   },
 )
 

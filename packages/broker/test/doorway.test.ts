@@ -305,7 +305,8 @@ void t.test('refused connections do not count while they are being closed', { ti
   await stage.arrive()
   await stage.counted()
   const { connection } = await stage.connection()
-  stage.open.push({ peer: 0, source: sourceOf('127.0.0.1') })
+  const { address, port } = connection.peer
+  stage.open.push({ peer: peerOf(address, port), source: sourceOf(address) })
   stage.doorway.add(connection)
   t.same(await stage.counted(), ['unrouted limit_connections'])
   const closed = stage.doorway.lingers(connection)
@@ -314,6 +315,11 @@ void t.test('refused connections do not count while they are being closed', { ti
   stage.clock.advance(100)
   t.same(await stage.arrive(), [])
   t.same(await stage.counted(), ['decided web'], 'one that was refused is still open')
+  // It was subtracted, though it was closed while connections were counted: one too many was admitted.
+  stage.open.shift()
+  stage.clock.advance(100)
+  t.same(await stage.arrive(), [])
+  t.same(await stage.counted(), ['unrouted limit_connections'], 'or is not listed any longer')
   closed?.()
 })
 

@@ -3,7 +3,7 @@ import { type Account, sizeOf } from '../src/ipc/copies.ts'
 import { sinceReport } from '../src/master/workers/last-accounts.ts'
 import { UNROUTED_REASONS, type UnroutedReason } from '../src/metrics/labels.ts'
 
-// What a worker had counted when it was killed. Reasons were added since the first version: a worker of an older one, which a reload leaves
+// The counts of a worker that was killed. Reasons were added since the first version: a worker of an older one, which a reload leaves
 // behind, has fewer numbers for a doorway, and names no reasons.
 
 /** @param numbers of the doorway of a listener that has accepted 20 connections */

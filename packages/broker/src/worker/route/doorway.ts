@@ -94,10 +94,10 @@ export class Doorway {
   constructor(config: ListenerConfig, poller: Watcher, host: DoorwayHost, os: Os, table?: ConnectionTable) {
     this.#config = config
     this.#table = config.routes.length > 0 ? new RouteTable(config.routes) : undefined
-    const { limits, proxyProtocol } = config
+    const { limits } = config
     if (limits !== null)
       this.#limits = new ListenerLimits(
-        { limits, proxyProtocol },
+        limits,
         table,
         () => os.now(),
         (error) => host.cannotCount(error),

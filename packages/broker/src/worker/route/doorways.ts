@@ -1,4 +1,4 @@
-import { localAddress, type OwnedFd, SocketDiagnostics } from '@baton/native-sendmsg'
+import { localAddress, NativeError, type OwnedFd, SocketDiagnostics } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ListenerConfig } from '../../config/config.ts'
 import { UNROUTED_REASONS, type UnroutedReason } from '../../metrics/labels.ts'
@@ -61,7 +61,7 @@ export class Doorways {
    * Where connections of a listener go that it has accepted; undefined if they need not be looked at.
    *
    * @param socket listens; borrowed
-   * @throws {NativeError} their number is limited, and the kernel does not list connections
+   * @throws their number is limited, and the kernel does not list connections
    */
   open(listener: ListenerConfig, socket: OwnedFd): Doorway | undefined {
     const { poller, arrive, flush, mayUseCookies, cookieOf } = this.#deps
@@ -81,6 +81,8 @@ export class Doorways {
         },
         unrouted: (connection, reason) => this.#unrouted(name, connection, reason),
         cannotCount: (error) =>
+          // Not when this worker ends.
+          this.#diagnostics &&
           this.#report(name, 'uncounted', (report) =>
             report.error(
               { listener: name, err: error },
@@ -254,7 +256,12 @@ export class Doorways {
   /** The connections of a listener, as the kernel lists them. */
   #table(socket: OwnedFd): KernelTable {
     // Where that is impossible, this worker does not start, and the configuration is refused.
-    this.#diagnostics ??= SocketDiagnostics.open()
+    try {
+      this.#diagnostics ??= SocketDiagnostics.open()
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      throw new Error(`limits of open connections need sock_diag(7): ${error.message}`, { cause: error })
+    }
     return new KernelTable(this.#diagnostics, localAddress(socket.fd))
   }
 

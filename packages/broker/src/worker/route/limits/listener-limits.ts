@@ -28,8 +28,6 @@ export class ListenerLimits {
   readonly #rate: TokenBuckets<Source> | undefined
   readonly #live: LiveConnections | undefined
   readonly #now: () => number
-  /** Whether the client may be another one than the peer. */
-  readonly #hasProxies: boolean
   /** Refused, and not closed yet. */
   readonly #refused = new Map<Client, Counted>()
   readonly #onError: (error: NativeError) => void
@@ -39,13 +37,11 @@ export class ListenerLimits {
    * @param onError called when connections could not be counted: none is refused for their number then
    */
   constructor(
-    { limits, proxyProtocol }: { readonly limits: Limits; readonly proxyProtocol: object | null },
+    { connections, perSource }: Limits,
     table: ConnectionTable | undefined,
     now: () => number,
     onError: (error: NativeError) => void,
   ) {
-    const { connections, perSource } = limits
-    this.#hasProxies = proxyProtocol !== null
     this.#now = now
     this.#onError = onError
     const rate = perSource?.rate ?? null
@@ -117,7 +113,7 @@ export class ListenerLimits {
   #counted(client: Client): Counted {
     const { address, port } = client.peer
     const direct = sourceOf(address)
-    if (!this.#hasProxies) return { peer: undefined, direct, source: direct }
-    return { peer: peerOf(address, port), direct, source: sourceOf(clientAddress(client).address) }
+    const source = client.proxied === undefined ? direct : sourceOf(clientAddress(client).address)
+    return { peer: peerOf(address, port), direct, source }
   }
 }

@@ -10,8 +10,7 @@ export interface LiveLimits {
 
 /** A connection as the limits see it. Behind a load balancer, its peer is another host than its source. */
 export interface Counted {
-  /** Undefined where no load balancer connects. */
-  readonly peer: Peer | undefined
+  readonly peer: Peer
   /** The source of `peer`. */
   readonly direct: Source
   readonly source: Source
@@ -41,12 +40,10 @@ class Tally {
     return this.bySource.get(source) ?? 0
   }
 
-  add(source: Source | undefined, by: number): void {
-    this.total += by
-    if (source === undefined) return
-    const sum = this.of(source) + by
-    if (sum > 0) this.bySource.set(source, sum)
-    else this.bySource.delete(source)
+  /** @param source undefined where sources do not matter */
+  add(source: Source | undefined): void {
+    this.total += 1
+    if (source !== undefined) this.bySource.set(source, this.of(source) + 1)
   }
 
   addAll({ total, bySource }: Tally): void {
@@ -115,10 +112,10 @@ export class LiveConnections {
 
   admit({ peer, direct, source }: Counted): void {
     const counted = this.#limits.perSource === null ? undefined : source
-    for (const tally of [this.#open, this.#admitted, this.#meanwhile]) tally?.add(counted, 1)
-    if (peer === undefined || counted === undefined) return
-    if (direct === source) this.#proxied.delete(peer)
-    else this.#proxied.set(peer, source)
+    for (const tally of [this.#open, this.#admitted, this.#meanwhile]) tally?.add(counted)
+    if (counted === undefined) return
+    if (direct !== source) this.#proxied.set(peer, source)
+    else if (this.#proxied.size > 0) this.#proxied.delete(peer)
   }
 
   /**
@@ -134,16 +131,18 @@ export class LiveConnections {
     const meanwhile = (this.#meanwhile = new Tally())
     const proxied = this.#proxied
     const unseen = new Set(proxied.keys())
+    // Left out where they are listed. One that is closed meanwhile may not be: subtracting it would admit one too many.
+    const without = new Set(apart.map(({ peer }) => peer))
     const wantsSources = this.#limits.perSource !== null
     let counted = open
     try {
       await this.#table.each((direct, peerOf) => {
-        const peer = proxied.size > 0 ? peerOf() : undefined
+        const peer = proxied.size > 0 || without.size > 0 ? peerOf() : undefined
+        if (peer !== undefined && without.has(peer)) return
         const source = peer === undefined ? undefined : proxied.get(peer)
         if (peer !== undefined) unseen.delete(peer)
-        open.add(wantsSources ? (source ?? direct) : undefined, 1)
+        open.add(wantsSources ? (source ?? direct) : undefined)
       })
-      for (const { direct } of apart) open.add(wantsSources ? direct : undefined, -1)
       for (const peer of unseen) proxied.delete(peer)
     } catch (error) {
       counted = new Tally()
