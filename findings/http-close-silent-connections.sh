@@ -4,10 +4,10 @@
 # Expected: close() and closeIdleConnections() end connections without a request in progress, whether or not
 #   there was one before.
 # Seen: Node 20, 22 and 24 end the connection that had a request and keep the silent one, so close() does not
-#   call back (until headersTimeout, 60 s by default). Node 26 ends both. Bun 1.4.5 also keeps the silent one, but
-#   calls back immediately. Deno 2.9.6 keeps it and does not call back.
-# Why it matters: browsers and pools open connections in advance, and each holds up a drain for a minute, or is
-#   cut by the exit after the callback. Keep a set of the sockets without a request, and destroy them after close().
+#   call back while it is there. Node 26 ends both. Bun 1.4.5 also keeps the silent one, but calls back
+#   immediately. Deno 2.9.6 keeps it and does not call back.
+# Why it matters: browsers and pools open connections in advance, and each holds up a drain, or is cut by the exit
+#   after the callback. Keep a set of the sockets without a request, and destroy them after close().
 # Documentation: the Node manual says that closeIdleConnections() closes all connections "which are not sending a
 #   request or waiting for a response". nodejs/node issue 63452 reports it, pull request 63470 changed it;
 #   denoland/deno pull request 36749 is about Deno.
