@@ -12,6 +12,7 @@ import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
 import { onlyWorker, reload } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
+import { holdsServerEnd } from './support/proc.ts'
 import { PATIENT } from './support/service.ts'
 import { signal } from './support/signal.ts'
 
@@ -68,7 +69,11 @@ async function ask(test: Test, path = '/', name = 'web'): Promise<Client> {
   return client
 }
 
-async function killWorker(test: Test): Promise<void> {
+/** @param waiting clients that are to survive: the master has copies of them first */
+async function killWorker(test: Test, waiting: readonly Client[] = []): Promise<void> {
+  const master = broker.program.child.pid as number
+  const isCopied = ({ socket }: Client) => holdsServerEnd(master, broker.port(), socket.localPort as number)
+  await eventually(() => waiting.every(isCopied), 'the master has a copy of each')
   const worker = await onlyWorker(test, broker)
   signal(worker, 'SIGKILL')
   await eventually(async () => (await onlyWorker(test, broker)) !== worker, 'another worker serves')
@@ -111,7 +116,7 @@ void t.test('a pause holds new connections, in order, over every death', { timeo
   await onlyWorker(t, broker)
   await broker.backends(1)
   t.match(await service(), { held: 2, paused: { until: null } }, 'a reload')
-  await killWorker(t)
+  await killWorker(t, waiting)
   await held(2)
   t.not((await service()).paused, null, 'the death of the worker')
   await replaceMaster(t)
@@ -135,9 +140,10 @@ void t.test('a pause ends by itself, in whichever worker', { timeout: LIMIT }, a
   const { out } = await baton('pause', 'web', '--for', '1h')
   t.match(out, [/^web: paused until 2\d+-.*Z; new connections are held$/])
   t.match(await service(), { paused: { until: /Z$/ } })
-  await baton('pause', 'web', '--for', '1s')
   const client = await ask(t)
-  await killWorker(t)
+  await held(1)
+  await baton('pause', 'web', '--for', '1s')
+  await killWorker(t, [client])
   t.equal((await client.answer()).status, 200)
   await eventually(async () => (await service()).paused === null, 'it is over')
 })
