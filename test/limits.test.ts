@@ -170,17 +170,22 @@ void t.test(
   async (t) => {
     const folder = temporaryFolder(t)
     const file = join(folder, 'baton.json')
-    const config = {
-      runtimeDir: join(folder, 'run'),
-      admin: { listen: '127.0.0.1:0' },
-      listeners: [listener('web', { connections: 5 })],
-      services: { web: {} },
+    const start = (limits: object) => {
+      const config = {
+        runtimeDir: join(folder, 'run'),
+        admin: { listen: '127.0.0.1:0' },
+        listeners: [listener('web', limits)],
+        services: { web: {} },
+      }
+      writeFileSync(file, JSON.stringify(config))
+      const filter = join(root, 'test/programs/without-netlink.py')
+      const command = [filter, process.execPath, batonCommand, 'start', '--config', file]
+      return new Program(t, 'python3', command, { group: true })
     }
-    writeFileSync(file, JSON.stringify(config))
-    const command = [process.execPath, batonCommand, 'start', '--config', file]
-    const refused = new Program(t, 'python3', [join(root, 'test/programs/without-netlink.py'), ...command])
+    const refused = start({ connections: 5 })
     t.match(await refused.exited, { code: 1 })
     t.match(refused.lines.join('\n'), /limits of open connections need sock_diag\(7\): socket: EPERM/)
+    t.ok(await start({ perSource: { rate: '5/s' } }).message('accepting connections'), 'a rate needs nothing')
   },
 )
 
