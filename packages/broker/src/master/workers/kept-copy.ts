@@ -11,7 +11,7 @@ export interface Survivor {
   readonly reachable: boolean
 }
 
-/** What all copies of one listener and service have in common. */
+/** Common to all copies of one listener and service. */
 export type Origin = Pick<HeldClient, 'service' | 'protocol' | 'listener'> & Pick<Survivor, 'reachable'>
 
 /** A copy in as little memory as can be, since there may be many thousands. Owns its descriptor. */
@@ -24,7 +24,7 @@ export class KeptCopy {
   readonly #id: string
   readonly #acceptedAt: number
   readonly #idleUntil: number | null | undefined
-  /** What few connections have. */
+  /** The parts that few connections have. */
   readonly #rest: Partial<HeldClient> | undefined
 
   constructor({ number, order, idleUntil, client }: Copy, fd: OwnedFd, origin: Origin) {
