@@ -117,7 +117,7 @@ void t.test('a resume that throws, or rejects, closes the connection', { timeout
       throw new Error('a bug')
     },
     // The types allow it: the rejection was unhandled, which ends the process.
-    rejects: async () => Promise.reject(new Error('a bug')),
+    rejects: (): unknown => Promise.reject(new Error('a bug')),
   }
   for (const [how, resume] of Object.entries(failing)) {
     const side = lines()
