@@ -48,8 +48,8 @@ export class Copier {
   #channel: Channel<ToCopier, FromCopier>
   readonly #accounts: Accounts
   /** By slot: what waits, and its service. */
-  #waiting: (Waiting | undefined)[] = []
-  #services: string[] = []
+  readonly #waiting: (Waiting | undefined)[] = []
+  readonly #services: string[] = []
   /** Slots without a copy yet, in order of arrival here, with the time by performance.now(). */
   readonly #pending = new Map<number, number>()
   #copied = 0
@@ -131,10 +131,7 @@ export class Copier {
   async left(): Promise<void> {
     const end = performance.now() + LEAVE_TIMEOUT_MS
     const isCopying = () =>
-      this.#channel.open &&
-      this.#pending.size > 0 &&
-      this.#copied < this.#limit &&
-      performance.now() < end
+      this.#channel.open && this.#pending.size > 0 && this.#copied < this.#limit && performance.now() < end
     while (isCopying()) await sleep(LEAVE_INTERVAL_MS)
     await this.#channel.sent()
   }
@@ -158,7 +155,6 @@ export class Copier {
   #settle(all: readonly (Kept | undefined)[]): void {
     let [from, to] = [this.#slots, 0]
     for (const slot of all) {
-      // None is left once the master has gone.
       if (slot === undefined || this.#waiting[slot] === undefined) continue
       this.#waiting[slot] = undefined
       this.#free.push(slot)
