@@ -354,6 +354,8 @@ void t.test(
         baton_connections_peeked: 'gauge',
         baton_service_paused: 'gauge',
         baton_service_maintenance: 'gauge',
+        baton_shift_share: 'gauge',
+        baton_shift_connections_total: 'counter',
         baton_connections_unrouted_total: 'counter',
         baton_connections_parked: 'gauge',
         baton_connections_handed_back_total: 'counter',
