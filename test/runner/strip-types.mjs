@@ -3,6 +3,7 @@
 import module from 'node:module'
 
 // A registered hook makes each module that is loaded after it slower, in a thread of its own: tap's are loaded before.
-if (!process.features.typescript && /\.test\.ts$|\/group\.mjs$/.test(process.argv[1] ?? '')) await import('tap')
+if (!process.features.typescript && /\.test\.ts$|\/group\.mjs$/.test(process.argv[1] ?? ''))
+  await import('tap')
 
 if (!process.features.typescript) module.register('./strip-types-hooks.mjs', import.meta.url)
