@@ -111,7 +111,9 @@ export class Fallback {
   set control(control: Control) {
     this.#control = control
     this.#page = control.maintenance === null ? undefined : maintenanceAnswer(control.maintenance)
-    if (this.#page !== undefined) this.refuse(this.held.take(this.held.size))
+    if (this.#page === undefined) return
+    const certain = this.heldForCertain.takeWhere(this.size, ({ resume }) => resume === undefined)
+    this.refuse(inOrder([...this.held.take(this.held.size), ...certain]))
   }
 
   /**
