@@ -14,7 +14,7 @@ import {
 } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { Channel } from '../src/ipc/channel.ts'
-import { readMarks, SERVICE_NUMBERS } from '../src/ipc/copies.ts'
+import { type FromCopier, readMarks, SERVICE_NUMBERS, type ToCopier } from '../src/ipc/copies.ts'
 import type { HeldClients, ToWorker } from '../src/ipc/messages.ts'
 import { introduce } from '../src/master/workers/first-orders.ts'
 import { countedAsLost, sinceReport } from '../src/master/workers/last-accounts.ts'
@@ -293,6 +293,39 @@ void t.test(
     remains?.release()
   },
 )
+
+void t.test('more connections than a call takes arguments', { timeout: LIMIT }, async (t) => {
+  // Both threw: the worker went on without copies, and the master ended.
+  const stage = new Stage(t)
+  const { fd, ...rest } = await stage.connection()
+  const [ours, theirs] = socketpair('stream')
+  const file = (stage.copies.state as WorkerCopiesState).file
+  const count = 66_000
+  const copier = new Copier([theirs, dup(file)], stage.poller, count)
+  const received = { wait: 0, over: 0 }
+  const channel = new Channel<FromCopier, ToCopier>(ours, stage.poller, {
+    message: (message, fds) => {
+      for (const each of fds) each.close()
+      if (message.type === 'wait') received.wait += message.copies.length
+      if (message.type === 'over') received.over += message.copies.length / 2
+    },
+    ended: () => t.fail('the stream has ended'),
+  })
+  t.teardown(() => {
+    channel.close()
+    copier.close()
+  })
+  const keeper = copier.of('web')
+  for (let index = 0; index < count; index += 1) keeper.keep({ fd, ...rest })
+  await eventually(() => received.wait === count, 'all are copied')
+  channel.send({ type: 'again' })
+  await eventually(() => received.over === count, 'no copy counts any more')
+
+  const survivors = new Survivors(stage.poller, {} as never, () => undefined)
+  const survivor = { fd, reachable: false, copy: {} } as Survivor
+  survivors.add(Array.from({ length: 200_000 }, () => survivor))
+  t.equal(survivors.state.length, 200_000)
+})
 
 // Last in this file: few descriptors are left to this process.
 void t.test('survivors go on while this process has hardly a descriptor', { timeout: LIMIT }, async (t) => {

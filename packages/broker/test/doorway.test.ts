@@ -176,6 +176,8 @@ void t.test(
     next.inherit(connection, 'content')
     stage.clock.advance(1250)
     t.same(stage.events, ['decided web'])
+    // Held by its service, it went to that worker's doorway when it moved once more.
+    t.equal(connection.peeked, undefined)
     t.same(connection.proxied?.source, { family: 'IPv4', address: '192.0.2.1', port: 7 })
   },
 )

@@ -3,6 +3,7 @@ import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { parseConfig, type ServiceConfig } from '../src/config/config.ts'
 import { Metrics } from '../src/metrics/metrics.ts'
+import { IdleClient } from '../src/worker/connection/connection.ts'
 import { systemOs } from '../src/worker/os.ts'
 import type { Successor, Waiting } from '../src/worker/service/hand-over.ts'
 import { Service } from '../src/worker/service/service.ts'
@@ -13,6 +14,8 @@ import { VirtualClock } from './virtual-fleet.ts'
 /** Numbers that are not open in this process. */
 const FIRST_DESCRIPTOR = 1000
 const SLICE = 100
+/** Later than anything here. */
+const IDLE_UNTIL = 1e9
 
 class Descriptor extends OwnedFd {
   override close(): void {
@@ -93,12 +96,17 @@ class Stage {
 
   park(count: number): void {
     this.service.inheritParked(
-      Array.from({ length: count }, (_, index) => ({
-        fd: new Descriptor(FIRST_DESCRIPTOR + index),
-        listener: { name: 'web', protocol: 'http' as const },
-        id: Buffer.alloc(16, index),
-        idleUntil: Number.POSITIVE_INFINITY,
-      })),
+      Array.from(
+        { length: count },
+        (_, index) =>
+          new IdleClient({
+            fd: new Descriptor(FIRST_DESCRIPTOR + index),
+            listener: { name: 'web', protocol: 'http' },
+            id: Buffer.alloc(16, index),
+            idleUntil: IDLE_UNTIL + index,
+            proxied: undefined,
+          }),
+      ),
     )
   }
 
@@ -176,6 +184,14 @@ void t.test('if the successor dies half way, the rest stays, and goes to the nex
   t.same(
     third.idle.toSorted((one, other) => one - other),
     numbers(70, 250).filter((fd) => fd !== FIRST_DESCRIPTOR + 200),
+  )
+  // They came back without their ids, and as if they had no end: the next request on one ended the worker.
+  const again = third.passed.filter(
+    (each) => 'idleUntil' in each && lost.some(({ id }) => id.equals(each.id)),
+  )
+  t.same(
+    again.map((each) => [each.id[0], 'idleUntil' in each && each.idleUntil]),
+    numbers(70, 100).map((fd) => [fd - FIRST_DESCRIPTOR, IDLE_UNTIL + fd - FIRST_DESCRIPTOR]),
   )
   t.equal(stage.service.serviceStats.movedOut, 250, 'the dead one had 70 of them')
   await stage.service.idle()

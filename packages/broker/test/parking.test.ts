@@ -18,6 +18,7 @@ import {
 import t, { type Test } from 'tap'
 import type { ParkedClient } from '../src/worker/connection/connection.ts'
 import { systemOs } from '../src/worker/os.ts'
+import { Deadlines, type Ending } from '../src/worker/park/deadlines.ts'
 import { Parking } from '../src/worker/park/parking.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
@@ -230,4 +231,13 @@ void t.test('a socket that wakes up again and again, and has nothing to read, is
   for (let turn = 0; turn < 10; turn++) wake()
   t.same(stage.events, ['over'])
   t.ok(stage.rearmed < 5)
+})
+
+void t.test('more connections may end together than a call takes arguments', async (t) => {
+  const deadlines = new Deadlines<Ending & { readonly number: number }>()
+  const count = 200_000
+  for (let number = 0; number < count; number += 1)
+    deadlines.add({ tick: 1, number, next: undefined, previous: undefined })
+  const due = deadlines.due(1)
+  t.same([due.length, due[0]?.number, due.at(-1)?.number], [count, 0, count - 1])
 })

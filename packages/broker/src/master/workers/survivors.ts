@@ -64,7 +64,8 @@ export class Survivors {
   add(survivors: readonly Survivor[], release?: () => void): void {
     if (release !== undefined && survivors.length === 0) return release()
     if (release !== undefined) this.#releases.push(release)
-    this.#waiting.push(...survivors)
+    // Not push(): there may be more than a call takes arguments.
+    this.#waiting = [...this.#waiting, ...survivors]
   }
 
   /** To a worker that serves, in order of arrival. */

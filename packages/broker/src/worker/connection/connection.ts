@@ -45,7 +45,7 @@ export interface ClientConnection {
   /** Set where its first bytes were looked at. */
   routed?: Routed | undefined
   /** Of a connection that moves to another worker before its service is chosen: what it has to show next. */
-  peeked?: 'proxy' | 'content'
+  peeked?: 'proxy' | 'content' | undefined
 }
 
 /** The client's address: behind a load balancer, what its PROXY header says. */
@@ -84,7 +84,7 @@ export class AcceptedClient implements ClientConnection {
   record: number | undefined
   proxied?: Proxied | undefined
   routed?: Routed | undefined
-  peeked?: 'proxy' | 'content'
+  peeked?: 'proxy' | 'content' | undefined
   #id: Buffer | undefined
 
   /** Owns `fd`. */
@@ -159,7 +159,7 @@ export class InheritedClient implements ClientConnection {
   readonly resume?: ResumeState
   proxied?: Proxied | undefined
   routed?: Routed | undefined
-  peeked?: 'proxy' | 'content'
+  peeked?: 'proxy' | 'content' | undefined
 
   /** Owns `fd`. */
   constructor(

@@ -256,7 +256,8 @@ export class Copier {
 
   /** The master's program was replaced: it has none of the copies, but those that the one before has not read. */
   #again(): void {
-    this.#over.push(...this.#renew())
+    // Not push(): there may be more than a call takes arguments.
+    this.#over = [...this.#over, ...this.#renew()]
     writeMarks(this.#file.fd, this.#marks, 0, this.#slots)
     this.#tell()
     this.#tellAccounts()

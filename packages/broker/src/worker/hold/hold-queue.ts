@@ -86,12 +86,15 @@ export class HoldQueue {
   /** The same for those that `wanted` chooses, wherever they are in the queue. */
   takeWhere(count: number, wanted: (connection: ClientConnection) => boolean): ClientConnection[] {
     const taken: Held[] = []
-    const stay = this.#queue.filter((held) => {
-      if (taken.length >= count || !wanted(held.connection)) return true
-      taken.push(held)
-      return false
-    })
-    if (taken.length > 0) this.#queue.splice(0, this.#queue.length, ...stay)
+    for (const held of this.#queue) {
+      if (taken.length >= count) break
+      if (wanted(held.connection)) taken.push(held)
+    }
+    if (taken.length === 0) return []
+    const leaving = new Set(taken)
+    const stay = this.#queue.filter((held) => !leaving.has(held))
+    this.#queue.length = 0
+    for (const held of stay) this.#queue.push(held)
     this.#over(taken)
     return taken.map(({ connection }) => connection)
   }

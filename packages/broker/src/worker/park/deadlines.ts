@@ -41,7 +41,8 @@ export class Deadlines<T extends Ending> {
       if (end > tick) continue
       const from = due.length
       for (let entry: T | undefined = last; entry !== undefined; entry = entry.previous) due.push(entry)
-      due.push(...due.splice(from).toReversed())
+      // Not push(...): there may be more than a call takes arguments.
+      for (const entry of due.splice(from).toReversed()) due.push(entry)
     }
     return due
   }

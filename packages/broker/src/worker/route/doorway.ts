@@ -337,6 +337,8 @@ export class Doorway {
     { route, head }: { readonly route?: Route; readonly head?: RequestHead } = {},
   ): void {
     this.#leave(waiting)
+    // From here on it moves like any other of its service.
+    waiting.connection.peeked = undefined
     const { version } = route ?? {}
     const cookie = service === null || head === undefined ? undefined : this.#host.cookieOf(service)
     const value = cookie === undefined || head === undefined ? undefined : cookieOf(head, cookie)

@@ -111,7 +111,9 @@ export class Fallback {
   set control(control: Control) {
     this.#control = control
     this.#page = control.maintenance === null ? undefined : maintenanceAnswer(control.maintenance)
-    if (this.#page !== undefined) this.refuse(this.held.take(this.held.size))
+    if (this.#page === undefined) return
+    const certain = this.heldForCertain.takeWhere(this.size, ({ resume }) => resume === undefined)
+    this.refuse(inOrder([...this.held.take(this.held.size), ...certain]))
   }
 
   /**
@@ -227,10 +229,19 @@ export class Fallback {
   takeForCertain(ready: readonly HandoffCandidate[], count: number): ClientConnection[] {
     if (this.heldForCertain.size === 0) return []
     const relays = this.relayCandidates()
-    const marksFor = (connection: ClientConnection) => {
+    const find = (connection: ClientConnection) => {
       const links = ready.filter(({ link }) => suits(link, connection))
       if (links.length > 0 || connection.resume !== undefined) return links.map(({ id }) => id)
       return relays.filter(({ version }) => isOfVersion(version, connection)).map(({ mark }) => mark)
+    }
+    // Found once for all that wait for a version: they may be many thousands, and this runs with every ACK.
+    const byVersion = new Map<string, readonly string[]>()
+    const marksFor = (connection: ClientConnection) => {
+      const version = connection.resume === undefined ? connection.routed?.version : undefined
+      if (version === undefined) return find(connection)
+      const marks = byVersion.get(version) ?? find(connection)
+      byVersion.set(version, marks)
+      return marks
     }
     const connections = this.heldForCertain.takeWhere(count, (connection) => marksFor(connection).length > 0)
     for (const connection of connections) startOver(connection, marksFor(connection))

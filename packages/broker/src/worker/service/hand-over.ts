@@ -1,5 +1,10 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
-import { type ClientConnection, InheritedClient, type ParkedClient } from '../connection/connection.ts'
+import {
+  type ClientConnection,
+  IdleClient,
+  InheritedClient,
+  type ParkedClient,
+} from '../connection/connection.ts'
 import type { ResumeState } from '../connection/resume-state.ts'
 import type { Os } from '../os.ts'
 import type { Parking } from '../park/parking.ts'
@@ -97,7 +102,7 @@ export class HandOver {
     const waiting: ClientConnection[] = []
     for (const [index, connection] of connections.entries()) {
       const fd = fds[index] as OwnedFd
-      if (isParked(connection)) idle.push({ ...connection, fd })
+      if (isParked(connection)) idle.push(withDescriptor(connection, fd))
       else {
         const { resume } = connection
         const fields = fieldsOf(connection)
@@ -135,6 +140,13 @@ export class HandOver {
 
 function isParked(connection: Waiting): connection is ParkedClient {
   return 'idleUntil' in connection
+}
+
+/** One by one: a spread leaves out what a class has accessors for. */
+function withDescriptor({ listener, id, idleUntil, proxied, record }: ParkedClient, fd: OwnedFd): IdleClient {
+  const parked = new IdleClient({ fd, listener, id, idleUntil, proxied })
+  parked.record = record
+  return parked
 }
 
 /** One by one: the id of an accepted client is made on first use. */
