@@ -218,6 +218,7 @@ void t.test('what a command cannot use changes nothing', { timeout: LIMIT }, asy
   for (const [args, code, line] of [
     [['pause'], 2, 'pause needs SERVICE'],
     [['pause', 'web', '--for', 'soon'], 2, '--for: "soon" is not a duration such as 250ms, 30s or 5m'],
+    [['pause', 'web', '--for', '30'], 2, '--for: "30" is not a duration such as 250ms, 30s or 5m'],
     [['pause', 'web', '--for', '0'], 2, '--for: must be at least 1 ms'],
     [['resume', 'web', 'full'], 2, 'unexpected argument "full"'],
     [['maintenance', 'web'], 2, 'maintenance needs either --page FILE or --off'],

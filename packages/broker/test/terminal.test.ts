@@ -237,10 +237,14 @@ void t.test('the output of top without a terminal', async (t) => {
     line,
     'time=2026-01-02T03:14:00.000Z service=web ready=1 backends=2 accepted_per_second=121.0 handoffs_per_second=120.3 ' +
       'p50_ms=0.125 p90_ms=0.500 p99_ms=12.500 held=0 in_flight=1 stuck=0 relaying=0 fallbacks_per_second=0.5 rejects_per_second=1.0 ' +
-      'parked=0 hand_backs_per_second=2.5',
+      'parked=0 hand_backs_per_second=2.5 paused=0 maintenance=0',
   )
   const [unknown] = linesOf(new Snapshots().next(AT, healthy, undefined))
   t.match(unknown, / handoffs_per_second=- p50_ms=- /)
+  const { maintenance: _, ...web } = healthy.services[0]!
+  const services = [{ ...web, paused: { since: '2026-01-02T03:14:00.000Z', until: null } }]
+  const [paused] = linesOf(new Snapshots().next(AT, { ...healthy, services }, undefined))
+  t.match(paused, / paused=1 maintenance=-$/)
 })
 
 const RECORD: FlightRecord = {

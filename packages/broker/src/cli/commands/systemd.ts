@@ -27,12 +27,13 @@ export const systemd: Command = {
     ...configOption,
   },
   async run({ values }, terminal) {
+    const version = versionOf(values.get('for-version'))
     const config = await loadServed(values.get('config') ?? DEFAULT_CONFIG, terminal)
     const folder = logicalFolder(process.env, process.cwd())
     const script = throughLinks(resolve(process.argv[1] ?? ''), folder, process.cwd())
     terminal.out(
       unitOf(config, {
-        version: versionOf(values.get('for-version')),
+        version,
         user: values.get('user') ?? (process.getuid?.() === 0 ? 'baton' : userInfo().username),
         program: [process.execPath, script],
         file: resolve(folder, values.get('config') ?? DEFAULT_CONFIG),

@@ -200,9 +200,16 @@ export function linesOf({ at, status, rates }: Snapshot): string[] {
       ['rejects_per_second', measured(rejects, 1)],
       ['parked', service.parked],
       ['hand_backs_per_second', measured(handBacks, 1)],
+      ['paused', ordered(service.paused)],
+      ['maintenance', ordered(service.maintenance)],
     ]
     return fields.map(([key, value]) => `${key}=${value}`).join(' ')
   })
+}
+
+/** @param state undefined: the broker is older and does not say */
+function ordered(state: object | null | undefined): string | number {
+  return state === undefined ? '-' : Number(state !== null)
 }
 
 function measured(value: number | null, digits: number): string {
