@@ -329,7 +329,7 @@ void t.test('status and drain connect to the broker named by the configuration',
   })
   const one = await baton('drain', 'web/web-1', '--deadline', '90s', '--config', file)
   t.same(one, { code: 0, out: 'web/web-1: draining 1 backend, for at most 90s', err: '' })
-  await baton('drain', 'web', '--deadline', '1500ms', '--config', file)
+  await baton('drain', 'web', '--deadline', '1500', '--config', file)
   t.same(
     drained.map(([service, ...rest]) => [service, rest.at(-1)]),
     [

@@ -24,7 +24,12 @@ export const drain: Command = {
   },
   async run({ operands, values }, terminal) {
     const { service, backend } = parseTarget(operands[0] ?? '')
-    const deadline = parseDurationOption('deadline', values.get('deadline'))
+    const text = values.get('deadline')
+    // Milliseconds without a unit: scripts from before durations had units.
+    const deadline = parseDurationOption(
+      'deadline',
+      text !== undefined && /^\d+$/.test(text) ? `${text}ms` : text,
+    )
     const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
     const path = [
       '',
