@@ -67,6 +67,11 @@ const elsewhere: readonly Elsewhere[] = [
     runBy: 'test/slow/prometheus.test.ts',
     as: "['check', 'config'",
   },
+  {
+    page: 'docs/how-to/docker.md',
+    begins: 'npm pack',
+    because: 'packs next to an app of yours; test/slow/packed.test.ts installs what is packed',
+  },
   { page: 'examples/kubernetes/README.md', begins: 'kubectl apply', because: 'needs a cluster and an image' },
   {
     page: 'packages/broker/README.md',

@@ -120,6 +120,7 @@ export interface Status {
     stuck: number
     parked: number
     handedBack: number
+    shift?: { to: string; share: number } | null
     outcomes: Record<
       'handed_off' | 'relayed' | 'rejected' | 'client_gone' | 'relinquished' | 'idle_closed',
       number
