@@ -37,7 +37,7 @@ const elsewhere: readonly Elsewhere[] = [
     page: 'docs/how-to/deploy.md',
     begins: 'baton shift web',
     runBy: 'test/shift.test.ts',
-    as: "baton('shift', service",
+    as: "baton('shift', name",
   },
   {
     page: 'docs/internals/simulation.md',
