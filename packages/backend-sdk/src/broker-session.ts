@@ -2,9 +2,10 @@ import { randomBytes } from 'node:crypto'
 import type { OwnedFd } from '@baton/native-sendmsg'
 import { type BackendLane, LANE_BATCH, openBackendLane } from './backend-lane.ts'
 import { type Clock, systemClock, type Timer } from './clock.ts'
-import { HandBackLedger } from './hand-back-ledger.ts'
 import { ControlConnection, type ControlEnd } from './control/control-connection.ts'
 import { type ControlStream, openControlStream } from './control/control-stream.ts'
+import { HandBackLedger } from './hand-back-ledger.ts'
+import { PauseWindow } from './pause-window.ts'
 import {
   type Frame,
   type FrameOrder,
@@ -133,6 +134,9 @@ export class BrokerSession {
   readonly #unacked: Accepted[] = []
   readonly #settled: (() => void)[] = []
   readonly #departures: HandBackLedger<Departure>
+  /** When those with state were let go, by sequence. They have no outcome yet. */
+  readonly #letGoAt = new Map<number, number>()
+  readonly #pauses = new PauseWindow()
   /** `handback/1` was granted. */
   readonly #granted: boolean
   /** The broker has said that it takes none. */
@@ -198,9 +202,9 @@ export class BrokerSession {
     return this.open && !this.#handBackOff
   }
 
-  /** Connections that were handed back, and are neither with the next process nor this one's again. */
-  get unsettled(): number {
-    return this.#departures.unsettled
+  /** How many connections with state can be handed back now, if there is `handBackRoom`. */
+  get moveRoom(): number {
+    return Math.max(0, this.#pauses.size - this.#departures.unsettled)
   }
 
   /** How many connections can be handed back now. */
@@ -230,10 +234,12 @@ export class BrokerSession {
     const entries = departures.slice(0, sent).map((each, index) => {
       const prefix = letGo(index)
       const departure = each.resumed === undefined ? each : { ...each, resumed: { ...each.resumed, prefix } }
+      const sequence = this.#departures.add(departure)
+      if (departure.resumed !== undefined) this.#letGoAt.set(sequence, performance.now())
       return {
         ...departure.described,
         ...(departure.resumed ?? NOTHING_TO_RESUME),
-        sequence: this.#departures.add(departure),
+        sequence,
         token: (messages[index] as { bytes: Buffer }).bytes,
         keepAlive: departure.keepAlive,
       }
@@ -333,7 +339,7 @@ export class BrokerSession {
         this.#noteSettled()
         return
       case 'settled':
-        for (const { sequence } of frame.entries) this.#departures.settled(sequence)
+        for (const { sequence } of frame.entries) this.#settledOne(sequence)
         this.#host.handBackRoom()
         return
       case 'rebalance':
@@ -353,7 +359,16 @@ export class BrokerSession {
     }
   }
 
+  #settledOne(sequence: number): void {
+    this.#departures.settled(sequence)
+    const letGoAt = this.#letGoAt.get(sequence)
+    if (letGoAt === undefined) return
+    this.#letGoAt.delete(sequence)
+    this.#pauses.settled(performance.now() - letGoAt)
+  }
+
   #givenBack(sequence: number, reason: GivenBackReason): void {
+    this.#letGoAt.delete(sequence)
     const departure = this.#departures.givenBack(sequence)
     if (departure === undefined) return
     if (reason === 'Stopping') this.#handBackOff = true

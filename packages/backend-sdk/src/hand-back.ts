@@ -28,9 +28,6 @@ const RETRY_INTERVAL_MS = 100
 const GIVEN_BACK_DELAY_MS = 1000
 const MAX_GIVEN_BACK_DELAY_MS = 30_000
 
-/** Connections with state that are on their way at once: more of them make each wait longer for the next process. */
-const MAX_ON_THEIR_WAY = 16
-
 /** Beyond this size of all that is packed, the rest waits: so much memory is enough. */
 const ENOUGH_BYTES = 512 * 1024
 
@@ -221,7 +218,7 @@ export class HandBack {
   #moveOthers(session: BrokerSession): void {
     const wanted = this.#host.draining ? Number.POSITIVE_INFINITY : this.#wanted
     if (wanted === 0 || this.#movers.isEmpty) return
-    const room = Math.min(session.handBackRoom, MAX_ON_THEIR_WAY - session.unsettled)
+    const room = Math.min(session.handBackRoom, session.moveRoom)
     if (room <= 0) {
       this.#more = true
       return
