@@ -20,9 +20,13 @@ function loadedBy(folder: string): Loaded[] {
   return readdirSync(folder).map((file) => {
     const { result } = JSON.parse(readFileSync(join(folder, file), 'utf8')) as { result: { url: string }[] }
     const names = result.map(({ url }) => url).filter((url) => url.startsWith('file:'))
-    const bytes = names.reduce((sum, name) => sum + statSync(fileURLToPath(name)).size, 0)
-    return { files: names.length, kB: bytes / 1024, names }
+    return measured(names)
   })
+}
+
+function measured(names: readonly string[]): Loaded {
+  const bytes = names.reduce((sum, name) => sum + statSync(fileURLToPath(name)).size, 0)
+  return { files: names.length, kB: bytes / 1024, names }
 }
 
 function within(
@@ -69,5 +73,38 @@ void t.test('master and worker load what they need', { timeout: LIMIT }, async (
     all.find((each) => !isWorker(each)),
     { files: 33, kB: 1250 },
   )
-  within(t, 'the worker', all.find(isWorker), { files: 25, kB: 2700 })
+  const worker = all.find(isWorker)
+  within(t, 'the worker', worker, { files: 25, kB: 2700 })
+  // The admin server is half of it, and is loaded once the worker accepts.
+  const early = worker?.names.filter((name) => !/\/chunks\/server-\w+\.js$/.test(name)) ?? []
+  t.equal(early.length, (worker?.files ?? 0) - 1, 'the admin server is a file of its own')
+  within(t, 'the worker before it accepts', measured(early), { files: 24, kB: 900 })
+  t.notOk(
+    worker?.names.some((name) => readFileSync(fileURLToPath(name), 'utf8').includes('/node_modules/zod/')),
+    'the worker does not load what checks a configuration',
+  )
 })
+
+void t.test('a start that fails leaves no worker behind', { timeout: LIMIT }, async (t) => {
+  const program = new Program(
+    t,
+    process.execPath,
+    [batonCommand, 'start', '--config', join(temporaryFolder(t), 'baton.json')],
+    { group: true },
+  )
+  t.same(await program.exited, { code: 1, signal: null })
+  t.same(membersOf(program.pid), [])
+})
+
+/** Processes of a group. */
+function membersOf(group: number): string[] {
+  return readdirSync('/proc').filter((name) => {
+    if (!/^\d+$/.test(name)) return false
+    try {
+      const [, , processGroup] = readFileSync(`/proc/${name}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+      return Number(processGroup) === group
+    } catch {
+      return false
+    }
+  })
+}

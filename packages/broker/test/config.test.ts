@@ -9,18 +9,14 @@ import * as fc from 'fast-check'
 import t from 'tap'
 
 import { formatAddress, isLoopback, parseAddress } from '../src/config/address.ts'
-import {
-  drainDeadlineOf,
-  loadConfig,
-  longestDrainDeadline,
-  parseConfig,
-  warningsOf,
-} from '../src/config/config.ts'
+import { type Config, loadConfig, parseConfig, warningsOf } from '../src/config/config.ts'
 import { formatDuration, parseDuration } from '../src/config/duration.ts'
 import { ConfigError } from '../src/config/error.ts'
 import { jsonSchema } from '../src/config/schema.ts'
 import { parseJson } from '../src/config/json.ts'
 import { nearMiss } from '../src/config/near-miss.ts'
+import { packConfig, unpackConfig } from '../src/config/packed.ts'
+import { drainDeadlineOf, longestDrainDeadline } from '../src/config/service-rules.ts'
 import { readSecretFile, Secret } from '../src/config/secret.ts'
 
 const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
@@ -437,6 +433,38 @@ void t.test(
     t.same(parseJson(commented), { ok: true, value: { a: [1, 2], $schema: 'x' } })
   },
 )
+
+void t.test('what a worker gets is what its master has checked', async (t) => {
+  const folder = t.testdir({ token: 'open-sesame' })
+  chmodSync(join(folder, 'token'), 0o600)
+  const config = parseConfig(
+    {
+      admin: { listen: '127.0.0.1:0', tokenFile: 'token' },
+      listeners: [
+        {
+          name: 'edge',
+          listen: '127.0.0.1:0',
+          protocol: 'http',
+          service: 'constructor',
+          proxyProtocol: { from: ['10.0.0.0/8'] },
+          limits: { perSource: { rate: '50/s', burst: 100 } },
+          routes: [{ host: '*.shop.example', path: '/a', service: null }],
+        },
+      ],
+      services: { constructor: { parkAfter: '1s' } },
+      security: { registrationSecretFile: 'token' },
+    },
+    { file: join(folder, 'baton.json') },
+  )
+  const unpacked = unpackConfig(packConfig(config))
+  t.ok(unpacked.admin.token?.matches('open-sesame'))
+  t.ok(unpacked.security.registrationSecret?.matches('open-sesame'))
+  t.ok(isDeepStrictEqual(withoutSecrets(unpacked), withoutSecrets(config)))
+})
+
+function withoutSecrets({ admin, security, ...rest }: Config): object {
+  return { ...rest, listen: admin.listen, security: { ...security, registrationSecret: null } }
+}
 
 void t.test('a secret is never printed', async (t) => {
   const secret = new Secret('hunter2')

@@ -9,17 +9,20 @@ const isMaster = ['start', 'run'].includes(process.argv[2] ?? '')
 /** Commands whose output is a report. If it cannot be written, the exit code must not tell a script that a successful deploy failed. */
 const isChange = ['deploy', 'drain', 'reload', 'stop'].includes(process.argv[2] ?? '')
 if (isMaster) keepEarlySignals()
-const run = process.argv[2] === '--version' ? printVersion : (await import('./program.ts')).run
-
 const args = process.argv.slice(2)
 if (isMaster && !asksForHelp(args)) {
+  const { startEarlyWorker, takeEarlyWorker } = await import('../master/workers/early-worker.ts')
+  startEarlyWorker(process.argv[2] === 'run' ? 'text' : 'json')
   // Imported here because no other command needs libc. `process.stdout` would make a pipe nonblocking for every process that writes to it.
   const { masterTerminal, endOutput } = await import('./output/master-terminal.ts')
-  process.exitCode = await run(args, masterTerminal)
+  process.exitCode = await (await import('./program.ts')).run(args, masterTerminal)
+  // Of a start that failed before it could use it.
+  takeEarlyWorker()?.end()
   await endOutput(process.exitCode)
 } else {
   const { commandTerminal } = await import('./output/command-terminal.ts')
   const { terminal, exitCode } = commandTerminal(process, !isChange || asksForHelp(args))
+  const run = process.argv[2] === '--version' ? printVersion : (await import('./program.ts')).run
   process.exitCode = exitCode(await run(args, terminal))
 }
 // After a start that failed, signals must end the process again.

@@ -9,6 +9,7 @@ import { defaultRuntimeDir, parseFile, readConfigText } from './file.ts'
 import { explain, problemsOf } from './problems.ts'
 import { schema } from './schema.ts'
 import { readSecretFile, type Secret } from './secret.ts'
+import { isClosed } from './service-rules.ts'
 
 type Parsed = z.output<typeof schema>
 
@@ -17,14 +18,6 @@ export type ListenerConfig = Readonly<Parsed['listeners'][number]>
 
 /** A service and its policies. Every duration is in milliseconds. */
 export type ServiceConfig = Readonly<Parsed['services'][string]> & { readonly name: string }
-
-/** The settings that decide which processes may belong to a service. */
-export type Membership = Pick<ServiceConfig, 'command' | 'external'>
-
-/** Whether only processes started by Baton may be backends of the service. */
-export function isClosed({ command, external }: Membership): boolean {
-  return command !== null && !external
-}
 
 /** A checked configuration: defaults filled in, durations in milliseconds, addresses parsed, secrets read. */
 export interface Config {
@@ -113,33 +106,6 @@ export function parseConfigText(text: string, path: string): Config {
 function ownUid(): number[] {
   const uid = process.getuid?.()
   return uid === undefined ? [] : [uid]
-}
-
-/** Parses a listener and a service that are added at run time; both are JSON, in the format of the configuration file. */
-export function parseParts(
-  listener: string,
-  service: string,
-): { listener: ListenerConfig; service: ServiceConfig } {
-  const parsedListener: unknown = JSON.parse(listener)
-  const { name, ...parsedService } = JSON.parse(service) as { name: string }
-  const config = parseConfig({ listeners: [parsedListener], services: { [name]: parsedService } })
-  return {
-    listener: config.listeners[0] as ListenerConfig,
-    service: config.services.get(name) as ServiceConfig,
-  }
-}
-
-/** How long connections of a service may take to finish, in milliseconds. */
-export function drainDeadlineOf(
-  { drainDeadline: own }: Pick<ServiceConfig, 'drainDeadline'>,
-  { drainDeadline }: Pick<Config, 'drainDeadline'>,
-): number {
-  return own ?? drainDeadline
-}
-
-/** The longest of all services. */
-export function longestDrainDeadline(config: Pick<Config, 'services' | 'drainDeadline'>): number {
-  return Math.max(...[...config.services.values()].map((service) => drainDeadlineOf(service, config)))
 }
 
 /** Services that connections of a listener may go to; with null if some are rejected. */

@@ -1,5 +1,6 @@
 import type { ResumedKind } from '@baton/backend-sdk/protocol'
 import type { ListenerConfig } from '../config/config.ts'
+import type { Packed } from '../config/packed.ts'
 import type { Change } from '../api/events.ts'
 import type { Shift, Shifts } from '../api/shift.ts'
 import type { BackendState, HandBackKind } from '../metrics/labels.ts'
@@ -81,14 +82,15 @@ export type ToWorker =
     }
   | {
       readonly type: 'start'
-      /** Text of the configuration file, already validated by the master. */
-      readonly config: string
-      readonly file: string
+      /** The configuration: see `packConfig`. */
+      readonly config: Packed
       readonly control: { readonly path: string; readonly mode: number }
       /** Backends of the previous worker. */
       readonly known: KnownBackends
       /** As in `managed`. */
       readonly managed?: readonly ManagedReport[]
+      /** No worker serves, so clients wait for this one: it accepts before it loads its admin server. Otherwise it loads that before `ready`. */
+      readonly administersLate: boolean
       /** Absent in the message of an older program. */
       readonly controls?: Controls
       /** As in `shifts`. */
@@ -143,8 +145,8 @@ export type ToWorker =
   | { readonly type: 'stop'; readonly deadline: number; readonly leave?: boolean }
   /** Drain one backend, and those that descend from the same managed process. */
   | { readonly type: 'drain'; readonly service: string; readonly backend: string; readonly deadline: number }
-  /** Add a listener at run time; its socket is attached. Both fields are JSON, as in the configuration. */
-  | { readonly type: 'listen'; readonly listener: string; readonly service: string }
+  /** Add a listener at run time; its socket is attached. `parts`: { listener, service }, see `pack`. */
+  | { readonly type: 'listen'; readonly parts: Packed }
   /** The log file was reopened; its descriptor is attached. */
   | { readonly type: 'log' }
   /** The master has started or finished an operation, to be sent to subscribers of the event stream. */

@@ -2,7 +2,7 @@ import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/na
 import type { Controls } from '../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import type { Shifts as ShiftsState } from '../api/shift.ts'
-import { longestDrainDeadline } from '../config/config.ts'
+import { longestDrainDeadline } from '../config/service-rules.ts'
 import { readConfigText } from '../config/file.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
@@ -35,6 +35,9 @@ import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
 import { type ReloadRequest, Reloads } from './reload/reloads.ts'
 import { WorkerPool } from './workers/worker-pool.ts'
+import { takeEarlyWorker } from './workers/early-worker.ts'
+import { SpareWorker } from './workers/spare-worker.ts'
+import { StartedWorker } from './workers/started-worker.ts'
 import { StopReport } from './stop-report.ts'
 import { STATE_VERSION } from '../ipc/state-version.ts'
 import type { StartLog } from './start-log.ts'
@@ -93,6 +96,7 @@ export class Master {
   readonly #activeConfig: ActiveConfig
   readonly #files: FilesOnDisk
   readonly #workerPool: WorkerPool
+  readonly #spare: SpareWorker
   readonly #fleet: Fleet
   readonly #operator: Operator
   readonly #orphans: Orphans
@@ -186,9 +190,13 @@ export class Master {
     }
     try {
       master.#workerPool.inherit(store.restore(given?.takeStored() ?? []))
-      await master.#workerPool.start()
+      const serving = master.#workerPool.start()
+      master.#decided = serving
+      // An app takes as long to load as a worker. Services with more processes would delay the worker, for which clients wait.
+      if (options.run === undefined) await serving
       master.#fleet.apply(activeConfig.fleetConfig)
       master.#appRun.begin()
+      await serving
     } catch (error) {
       master.kill()
       master.#close()
@@ -284,6 +292,7 @@ export class Master {
     // Before the copies of a worker that lives are stored again.
     if (given !== undefined) master.#workerPool.inherit(store.restore(given.takeStored()))
     master.#workerPool.adopt(state.workers, state.known, state.survivors)
+    master.#spare.adopt(state.spare, poller)
     store.open()
     master.#files.start()
     master.#decided = new Promise((decided) => {
@@ -319,13 +328,16 @@ export class Master {
     this.#executions = executions
     this.#controls = new KeptControls(init.controls ?? [], (name) => activeConfig.config.services.has(name))
     const { logger } = log
+    const startWorker = (failures: number) => {
+      program.enterExistingFolder()
+      return StartedWorker.start(program.nodeForWorker(failures), log.format)
+    }
+    const spare = new SpareWorker(() => startWorker(0), takeEarlyWorker())
+    this.#spare = spare
     const host = {
       message: (worker: WorkerProcess, message: FromWorker) => this.#received(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
-      node: (failures: number) => {
-        program.enterExistingFolder()
-        return program.nodeForWorker(failures)
-      },
+      startWorker: (failures: number) => spare.take() ?? startWorker(failures),
       // A reload that is already running starts a worker of the installed program anyway.
       programGone: () => void (this.#operationLock.activity === 'reload' || this.reload()),
       managed: () => this.#fleet.managed(),
@@ -344,7 +356,7 @@ export class Master {
       changed: () => store.keepListening(activeConfig.sockets.own),
     }
     const { copies } = store
-    this.#workerPool = new WorkerPool(poller, activeConfig, counters, log, workersStarted, host, copies)
+    this.#workerPool = new WorkerPool(poller, activeConfig, counters, logger, workersStarted, host, copies)
     const workerPool = this.#workerPool
     this.#shifts = new Shifts(
       {
@@ -404,6 +416,7 @@ export class Master {
       sessionHandover,
       shifts: this.#shifts,
       files: this.#files,
+      spare,
     }
     this.#deployer = new Deployer(parts)
     this.#appRun = new AppRun(run, {
@@ -483,6 +496,7 @@ export class Master {
 
   /** Kills all workers and backends. */
   kill(): void {
+    this.#spare.end()
     this.#workerPool.kill()
     this.#fleet.close()
   }
@@ -499,6 +513,7 @@ export class Master {
     await this.#finishing
     this.#operationLock.begin('stop')
     this.#beforeExec.stop()
+    this.#spare.end()
     const drainDeadline = longestDrainDeadline(this.#activeConfig.config)
     this.#notifier.stopping(drainDeadline)
     const { sockets } = this.#activeConfig

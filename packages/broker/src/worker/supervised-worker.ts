@@ -17,7 +17,9 @@ import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
 import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
-import { longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
+import type { ListenerConfig, ServiceConfig } from '../config/config.ts'
+import { unpack, unpackConfig } from '../config/packed.ts'
+import { longestDrainDeadline } from '../config/service-rules.ts'
 import { FIRST_INHERITED, IdleClient, InheritedClient } from './connection/connection.ts'
 import { stateBytes } from './connection/resume-state.ts'
 import { Copier } from './copies/copier.ts'
@@ -85,6 +87,8 @@ export class SupervisedWorker {
   #estate: KeptEstate | undefined
   #reception: Reception | undefined
   #accepts = false
+  /** The admin server is loaded once this worker accepts. */
+  #administersLate = false
   /** Its pid; null while there is none. */
   #master: number | null = process.ppid
   /** Listeners of a predecessor's connections. */
@@ -164,11 +168,12 @@ export class SupervisedWorker {
       case 'shifts':
         return this.#worker?.shift(message.shifts)
       case 'serve':
-        await this.#worker?.serve()
+        await this.#worker?.serve(!this.#administersLate)
         return this.#report()
       case 'accept':
         this.#accepts = true
-        return this.#worker?.accept()
+        this.#worker?.accept()
+        return this.#administer()
       case 'estate':
         return this.#keepEstate(message, fds)
       case 'pause':
@@ -190,7 +195,9 @@ export class SupervisedWorker {
       case 'changed':
         return this.#worker?.announce(message.change)
       case 'listen': {
-        const { listener, service } = parseParts(message.listener, message.service)
+        const { listener, service } = unpack<{ listener: ListenerConfig; service: ServiceConfig }>(
+          message.parts,
+        )
         this.#worker?.listen(listener, fds[0] as OwnedFd, service)
         return this.#channel.send({ type: 'listens', listener: listener.name })
       }
@@ -223,15 +230,15 @@ export class SupervisedWorker {
     else for (const fd of ends) fd.close()
   }
 
-  #start({
-    config: text,
-    file,
+  async #start({
+    config: packed,
     control,
     known,
+    administersLate,
     controls = [],
     shifts = {},
-  }: Extract<ToWorker, { type: 'start' }>): void {
-    const config = parseConfigText(text, file)
+  }: Extract<ToWorker, { type: 'start' }>): Promise<void> {
+    const config = unpackConfig(packed)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
     const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
     this.#drainDeadline = longestDrainDeadline(config)
@@ -257,7 +264,18 @@ export class SupervisedWorker {
       this.#report()
       void this.#count()
     }, COUNT_INTERVAL_MS)
+    this.#administersLate = administersLate
+    if (!administersLate) await this.#worker.loadAdmin()
     this.#channel.send({ type: 'ready' })
+  }
+
+  /** Clients and backends that are there already go first. */
+  #administer(): void {
+    if (!this.#administersLate) return
+    this.#administersLate = false
+    setImmediate(() => {
+      this.#worker?.administer().catch((error: unknown) => this.#fail(error))
+    })
   }
 
   #followLog(file: OwnedFd): void {
@@ -471,6 +489,8 @@ export class SupervisedWorker {
     await this.#orders
     if (this.#ending) return
     if (this.#estate !== undefined && this.#accepts) return this.#wait(this.#estate)
+    // Started early, and not needed.
+    if (this.#worker === undefined && this.#listeners.size === 0) return this.#end(0)
     this.#logger.error('the master is gone; draining')
     // Frees the control socket's path for the next master, whose worker the backends then dial.
     this.#worker?.withdraw('the master is gone')

@@ -1,14 +1,15 @@
 import { systemClock } from '@baton/backend-sdk/protocol'
-import { type OwnedFd, Poller } from '@baton/native-sendmsg'
+import { localAddress, type OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { ulid } from 'ulid'
-import { createAdmin } from './admin/server.ts'
+import { LateAdmin } from './admin/late-admin.ts'
 import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
 import type { Control, Controls } from '../ipc/controls.ts'
 import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
-import { type Config, drainDeadlineOf, type ListenerConfig, type ServiceConfig } from '../config/config.ts'
-import { formatAddress } from '../config/address.ts'
+import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
+import { drainDeadlineOf } from '../config/service-rules.ts'
+import { type Address, formatAddress } from '../config/address.ts'
 import { type ClientConnection, InheritedClient, type ParkedClient } from './connection/connection.ts'
 import type { ResumeState } from './connection/resume-state.ts'
 import { EventFeed } from './events/event-feed.ts'
@@ -92,8 +93,16 @@ export interface Worker {
 
 /** A worker run by a master, which tells it when to serve, accept and hand over. */
 export interface ReplaceableWorker extends Worker {
-  /** Starts to register backends, the first time also to answer the admin API. May be called again after `pause`. */
-  serve(): Promise<void>
+  /** Loads the code of the admin server. */
+  loadAdmin(): Promise<void>
+  /**
+   * Starts to register backends, the first time also to answer the admin API. May be called again after `pause`.
+   *
+   * @param administers false if `administer` follows
+   */
+  serve(administers?: boolean): Promise<void>
+  /** Starts to answer the admin API; rejects if it cannot. */
+  administer(): Promise<void>
   /** Starts to accept clients. */
   accept(): void
   /** Stops registering backends. */
@@ -397,7 +406,7 @@ export function createWorker(
     const { fd } = sockets.control
     return !fd.closed && sharedReserve().isReachedNow(fd.fd)
   }
-  const admin = createAdmin({ config, view, logger, socket: given.admin, pressed })
+  const admin = new LateAdmin({ config, view, logger, socket: given.admin, pressed })
   let adminAddress: string | undefined
   let closing: Promise<void> | undefined
   let accepts = false
@@ -470,12 +479,19 @@ export function createWorker(
     },
     controlPath: sockets.control.path,
     status: () => view.status(),
-    async serve() {
+    async loadAdmin() {
+      await admin.load()
+    },
+    async serve(administers = true) {
       if (adminAddress === undefined) {
-        adminAddress = formatAddress((await admin.listen()).address)
+        if (administers) adminAddress = formatAddress((await admin.listen()).address)
+        else adminAddress = addressBound(config.admin.listen, given.admin)
         sweepRelaySockets(config.runtimeDir)
       }
       registry.start(poller)
+    },
+    async administer() {
+      await admin.listen()
     },
     accept() {
       accepts = true
@@ -610,6 +626,13 @@ export function createWorker(
     drain: (deadline) => (closing ??= stop(deadline)),
     close: () => (closing ??= stop(0)),
   }
+}
+
+/** As `asked`, with the port that the kernel chose. */
+function addressBound(asked: Address, socket: OwnedFd | undefined): string {
+  if (asked.kind === 'unix' || socket === undefined) return formatAddress(asked)
+  const { address, port } = localAddress(socket.fd)
+  return formatAddress({ kind: 'tcp', host: address, port })
 }
 
 /** @returns whether it has settled in time */

@@ -1,5 +1,6 @@
 import type { InstanceStatus } from '../../api/master-status.ts'
-import { drainDeadlineOf, type ServiceConfig } from '../../config/config.ts'
+import type { ServiceConfig } from '../../config/config.ts'
+import { drainDeadlineOf } from '../../config/service-rules.ts'
 import { BrokerError } from '../../errors.ts'
 import type { ManagedReport } from '../../ipc/messages.ts'
 import type { ProcessExit } from '../../supervise/child.ts'

@@ -94,6 +94,11 @@ export class InstalledProgram {
     }
   }
 
+  /** Whether `program` is the Node and the command that run this process, by their names. */
+  isRunning({ node, args }: CommandLine): boolean {
+    return isSame(node, RUNNING_BINARY) && args.at(-1) === this.#realScript
+  }
+
   /** Enters the working directory by its name. If that fails, the process stays where it is, unless that is gone as well. */
   enterFolder(): void {
     try {

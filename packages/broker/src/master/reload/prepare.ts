@@ -15,6 +15,8 @@ import type { CommandLine, InstalledProgram } from './installed-program.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import { type ReloadRequest, requesterOf } from './reloads.ts'
 import { checkProgram } from './program-check.ts'
+import { ProgramFiles } from './program-files.ts'
+import type { SpareWorker } from '../workers/spare-worker.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartLog } from '../start-log.ts'
 import { type Requester, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
@@ -33,6 +35,7 @@ export interface ReloadParts {
   readonly sessionHandover: SessionHandover
   readonly shifts: Pick<Shifts, 'keepOnly'>
   readonly files: Pick<FilesOnDisk, 'ensure'>
+  readonly spare: SpareWorker
 }
 
 /** The rest of what crosses exec. */
@@ -53,6 +56,7 @@ export class ReloadPreparation {
   readonly #program: InstalledProgram
   readonly #carried: () => Carried
   readonly #stopped = new AbortController()
+  readonly #programFiles = new ProgramFiles()
 
   /**
    * @param program looked up for each reload
@@ -78,7 +82,7 @@ export class ReloadPreparation {
     requests: readonly [ReloadRequest, ...ReloadRequest[]],
     refused: (log: readonly string[]) => void,
   ): Promise<void> {
-    const { log, notifier, operationLock, activeConfig, workerPool, counters, files } = this.#parts
+    const { log, notifier, operationLock, workerPool, counters, files, spare } = this.#parts
     operationLock.begin('reload')
     notifier.reloading()
     const [first] = requests
@@ -93,10 +97,11 @@ export class ReloadPreparation {
       this.#program.enterFolder()
       const next = this.#readNext()
       const program = this.#program.forReload()
-      const problem = await checkProgram(program, activeConfig.settings.file, this.#stopped.signal)
+      const problem = await this.#check(program)
       const cancelIfStopping = () => {
         if (operationLock.activity === 'reload') return false
         log.proceed()
+        spare.end()
         refused(['the broker is stopping'])
         return true
       }
@@ -110,6 +115,7 @@ export class ReloadPreparation {
     } catch (error) {
       why = describeError(error)
     }
+    spare.end()
     log.proceed()
     operationLock.end('reload')
     counters.reloaded('failure', Date.now() / 1000)
@@ -141,6 +147,25 @@ export class ReloadPreparation {
   }
 
   /**
+   * The program that runs this process needs no check: it has loaded, and has accepted the configuration. Its next worker loads while this
+   * process executes it.
+   *
+   * @returns the problem, or undefined
+   */
+  async #check(program: CommandLine): Promise<string | undefined> {
+    const { activeConfig, spare } = this.#parts
+    if (!this.#program.isRunning(program) || !this.#programFiles.areUnchanged)
+      return checkProgram(program, activeConfig.settings.file, this.#stopped.signal)
+    try {
+      spare.prepare()
+    } catch (error) {
+      // The next program starts one, or the reload fails there.
+      this.#parts.log.logger.warn({ err: error }, 'a worker could not be started early')
+    }
+    return undefined
+  }
+
+  /**
    * Blocks signals, which then wait for the next program. Those already delivered are handled in two more turns of the event
    * loop. After the last turn nothing is read until exec.
    */
@@ -167,7 +192,7 @@ export class ReloadPreparation {
 
   /** Executes the next program. Returns only on failure, with the reason. */
   #execute({ node, args }: CommandLine, requests: readonly ReloadRequest[], next: string): string {
-    const { notifier, activeConfig, workerPool, counters, sessionHandover, store } = this.#parts
+    const { notifier, activeConfig, workerPool, counters, sessionHandover, store, spare } = this.#parts
     const { file, text } = activeConfig.settings
     const { waiting, ...carried } = this.#carried()
     const askers = requests.map((request) => this.#carryOver(request))
@@ -192,6 +217,7 @@ export class ReloadPreparation {
         fleet: fleet.state,
         log: this.#parts.log.state,
         store: store.state,
+        ...(spare.state && { spare: spare.state }),
         askers,
         waiting: later,
       }

@@ -13,6 +13,7 @@ import type { LogState } from '../start-log.ts'
 import type { FdStoreState } from '../systemd/fd-store.ts'
 import type { ProgramNames } from './installed-program.ts'
 import type { SurvivorsState } from '../workers/survivors.ts'
+import type { StartedWorkerState } from '../workers/started-worker.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
 
 /** Environment variable of the next program: descriptor number of the memory file with the state. */
@@ -64,6 +65,8 @@ export interface MasterState {
   readonly controls?: Controls
   /** Absent in the state of an older version. */
   readonly log?: LogState
+  /** A process for the next worker, which loads its program meanwhile. Absent if there is none, and in the state of an older version. */
+  readonly spare?: StartedWorkerState
   /** Names of what the service manager keeps. Absent in the state of an older version. */
   readonly store?: FdStoreState
 }
@@ -72,7 +75,8 @@ export interface MasterState {
 type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Requester }
 
 /** All descriptors in the state, except the fleet's. */
-export function descriptorsOf({ lock, pair, sockets, workers, survivors, lifeline }: MasterState): number[] {
+export function descriptorsOf(state: MasterState): number[] {
+  const { lock, pair, sockets, workers, survivors, lifeline, spare } = state
   return [
     lock,
     ...pair,
@@ -81,7 +85,9 @@ export function descriptorsOf({ lock, pair, sockets, workers, survivors, lifelin
     sockets.operator,
     sockets.admin.fd,
     ...sockets.listeners.map(({ fd }) => fd),
-    ...workers.flatMap(({ channel, stderr }) => (stderr === null ? [channel] : [channel, stderr])),
+    ...[...workers, ...(spare === undefined ? [] : [spare])].flatMap(({ channel, stderr }) =>
+      stderr === null ? [channel] : [channel, stderr],
+    ),
     ...workers.flatMap(({ copies }) => (copies === undefined ? [] : [copies.channel, copies.file])),
     ...(survivors ?? []).map(({ fd }) => fd),
   ]

@@ -130,7 +130,9 @@ export class AppRun {
       const sockets = activeConfig.sockets.add(decision.listener, fd, decision.listen)
       activeConfig.replace(settings, sockets)
       this.#state = { ...this.#state, claims }
-      await workerPool.listen(decision.listener, decision.parts, fd)
+      const listener = settings.config.listeners.find(({ name }) => name === decision.listener)
+      const service = settings.config.services.get(listener?.service ?? '')
+      if (listener !== undefined && service !== undefined) await workerPool.listen(listener, service, fd)
     }
     this.#state = { ...this.#state, claims }
     const socket = activeConfig.sockets.listeners.get(decision.listener)

@@ -25,7 +25,6 @@ export type ListenerPlan =
       readonly listener: string
       readonly listen: Address
       readonly text: string
-      readonly parts: { readonly listener: string; readonly service: string }
     }
 
 /**
@@ -61,10 +60,6 @@ export function planListener(
     listener: name,
     listen,
     text: `${JSON.stringify(parts, undefined, 2)}\n`,
-    parts: {
-      listener: JSON.stringify(listener),
-      service: JSON.stringify({ ...(parts.services[owner] as object), name: owner }),
-    },
   }
 }
 

@@ -2,6 +2,7 @@ import type { OwnedFd } from '@baton/native-sendmsg'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { Controls } from '../../ipc/controls.ts'
 import type { Shifts } from '../../api/shift.ts'
+import { packConfig } from '../../config/packed.ts'
 import type { BackendReport, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import { modeOfSockets } from '../../listening/sockets.ts'
@@ -19,17 +20,19 @@ export type Configuration = Pick<ActiveConfig, 'settings' | 'sockets'>
 /** The first messages to a new worker: its sockets and its configuration. */
 export function sendFirstOrders(
   worker: WorkerProcess,
-  { settings: { text, file, config }, sockets }: Configuration,
+  { settings: { config }, sockets }: Configuration,
   {
     backends,
     managed,
     controls,
     shifts,
+    administersLate,
   }: {
     readonly backends: readonly BackendReport[]
     readonly managed: readonly ManagedReport[]
     readonly controls: Controls
     readonly shifts: Shifts
+    readonly administersLate: boolean
   },
 ): void {
   const listeners = [...sockets.listeners]
@@ -45,13 +48,13 @@ export function sendFirstOrders(
   worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
   worker.send({
     type: 'start',
-    config: text,
-    file,
+    config: packConfig(config),
     control: { path: controlPath(config), mode: modeOfSockets(config) },
     known: knownOf(backends),
     managed,
     controls,
     shifts,
+    administersLate,
   })
 }
 

@@ -3,6 +3,7 @@ import type { Estate } from './estate.ts'
 import type { Controls } from '../../ipc/controls.ts'
 import type { FromWorker, ManagedReport } from '../../ipc/messages.ts'
 import type { BrokerError } from '../../errors.ts'
+import type { StartedWorker } from './started-worker.ts'
 import type { WorkerProcess } from './worker-process.ts'
 
 /** The new worker of a reload serves. */
@@ -24,8 +25,12 @@ export interface WorkerPoolHost {
   managed(): readonly ManagedReport[]
   /** Orders of operators that apply. */
   controls(): Controls
-  /** The Node binary for the next worker, after this number of failed starts in a row. */
-  node(failures: number): string
+  /**
+   * A process for the next worker, after this number of failed starts in a row. The caller owns it.
+   *
+   * @throws {BrokerError} BATON_ERR_PROGRAM_GONE, BATON_ERR_WORKER_FAILED
+   */
+  startWorker(failures: number): StartedWorker
   /** A message, after the worker has noted what it reports about itself. */
   message(worker: WorkerProcess, message: FromWorker): void
   /** A worker has ended and was removed from `workers`. */

@@ -4,8 +4,9 @@ import type { Change } from '../../api/events.ts'
 import type { Control } from '../../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
-import { isClosed, longestDrainDeadline } from '../../config/config.ts'
-import type { LogFormat } from '../../log/logger.ts'
+import { type ListenerConfig, type ServiceConfig } from '../../config/config.ts'
+import { pack } from '../../config/packed.ts'
+import { isClosed, longestDrainDeadline } from '../../config/service-rules.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import { restartAfter, type RestartHistory, WORKER_RESTARTS } from '../../supervise/backoff.ts'
 import type { ProcessExit } from '../../supervise/child.ts'
@@ -63,7 +64,6 @@ const MAX_LEAVING = 4
 export class WorkerPool {
   readonly #poller: Poller
   readonly #activeConfig: ActiveConfig
-  readonly #format: LogFormat
   readonly #counters: Counters
   readonly #logger: Logger
   readonly #host: WorkerPoolHost
@@ -93,14 +93,13 @@ export class WorkerPool {
     poller: Poller,
     activeConfig: ActiveConfig,
     counters: Counters,
-    { logger, format }: { readonly logger: Logger; readonly format: LogFormat },
+    logger: Logger,
     started: number,
     host: WorkerPoolHost,
     store: CopyStore,
   ) {
     this.#poller = poller
     this.#activeConfig = activeConfig
-    this.#format = format
     this.#counters = counters
     this.#host = host
     this.#store = store
@@ -349,11 +348,11 @@ export class WorkerPool {
   }
 
   /** Adds a listener under `baton run`. Resolves when the serving worker has it, or is gone: the next one starts with it. */
-  async listen(name: string, parts: { listener: string; service: string }, fd: OwnedFd): Promise<void> {
+  async listen(listener: ListenerConfig, service: ServiceConfig, fd: OwnedFd): Promise<void> {
     const worker = this.#current
     if (worker === undefined) return
-    worker.send({ type: 'listen', ...parts }, [fd.fd])
-    await this.#conditions.until(() => !worker.alive || worker.listeners.has(name))
+    worker.send({ type: 'listen', parts: pack({ listener, service }) }, [fd.fd])
+    await this.#conditions.until(() => !worker.alive || worker.listeners.has(listener.name))
   }
 
   /** Whether a worker serves or is about to. */
@@ -443,15 +442,15 @@ export class WorkerPool {
   }
 
   #launch(configuration: Configuration): WorkerProcess {
-    const node = this.#host.node(this.#failedStarts)
-    const number = ++this.#started
-    const worker = WorkerProcess.start(number, node, this.#format, this.#parts, this.#workerEvents)
+    const started = this.#host.startWorker(this.#failedStarts)
+    const worker = WorkerProcess.start(++this.#started, started, this.#parts, this.#workerEvents)
     this.#workers.add(worker)
     sendFirstOrders(worker, configuration, {
       backends: this.known,
       managed: this.#host.managed(),
       controls: this.#host.controls(),
       shifts: this.#host.shifts(),
+      administersLate: this.#current === undefined,
     })
     return worker
   }

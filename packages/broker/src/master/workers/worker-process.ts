@@ -1,12 +1,7 @@
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
-import { NativeError, OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { NativeError, OwnedFd, type Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../../ipc/messages.ts'
-import { BrokerError } from '../../errors.ts'
-import { packageFile } from '../../package-files.ts'
-import type { LogFormat } from '../../log/logger.ts'
 import { standardError } from '../../log/standard.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import { Child, type ChildEvents, type ProcessExit } from '../../supervise/child.ts'
@@ -14,6 +9,7 @@ import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
 import { factsOf } from '../../supervise/proc.ts'
 import { type CopyStore, noStore, workerKey } from './copy-store.ts'
+import type { StartedWorker } from './started-worker.ts'
 import { strayEnd } from './thread-stats.ts'
 import {
   copyLimit,
@@ -22,8 +18,6 @@ import {
   WorkerCopies,
   type WorkerCopiesState,
 } from './worker-copies.ts'
-
-const PROGRAM = fileURLToPath(packageFile('dist/bundle/worker.js'))
 
 /** The master's parts that a worker process uses. */
 export interface WorkerParts {
@@ -102,43 +96,19 @@ export class WorkerProcess {
   #channelEnded = false
   #exit: ProcessExit | undefined
 
-  /**
-   * @param node to run it with
-   * @throws {BrokerError} BATON_ERR_PROGRAM_GONE, BATON_ERR_WORKER_FAILED
-   */
+  /** Owns the started process. */
   static start(
     number: number,
-    node: string,
-    format: LogFormat,
+    started: StartedWorker,
     parts: WorkerParts,
     events: WorkerEvents,
   ): WorkerProcess {
-    const { poller } = parts
-    if (!existsSync(PROGRAM)) throw new BrokerError('BATON_ERR_PROGRAM_GONE', PROGRAM)
-    const command = [node, ...youngGeneration(), ...process.execArgv, PROGRAM, format]
-    const [channel, theirs] = socketpair('stream')
-    const options = {
-      env: environment(),
-      stdout: 'inherit',
-      // Its number there is WORKER_CHANNEL.
-      descriptors: [theirs.fd],
-      leader: false,
-    } as const
-    try {
-      const worker = new WorkerProcess(number, channel, poller, events, (childEvents) => {
-        const child = Child.start(command, options, childEvents)
-        if (child.pid !== undefined) return [child, child.pid]
-        child.close()
-        throw new BrokerError('BATON_ERR_WORKER_FAILED', `${node} cannot be started`)
-      })
-      worker.keepCopies(parts)
-      return worker
-    } catch (error) {
-      channel.close()
-      throw error
-    } finally {
-      theirs.close()
-    }
+    const worker = new WorkerProcess(number, parts.poller, events, (childEvents) => {
+      const { child, channel } = started.take(childEvents)
+      return { child, pid: started.pid, channel }
+    })
+    worker.keepCopies(parts)
+    return worker
   }
 
   /** Owns the descriptors that the state names. */
@@ -149,10 +119,11 @@ export class WorkerProcess {
   ): WorkerProcess {
     const { number, pid, stderr, copies, foreign } = state
     const numbers = { pid, stdout: null, stderr, exit: null }
-    const worker = new WorkerProcess(number, new OwnedFd(state.channel), poller, events, (childEvents) => [
-      Child.adopt(numbers, { poller, leader: false, foreign }, childEvents),
+    const worker = new WorkerProcess(number, poller, events, (childEvents) => ({
+      child: Child.adopt(numbers, { poller, leader: false, foreign }, childEvents),
       pid,
-    ])
+      channel: new OwnedFd(state.channel),
+    }))
     worker.role = state.role
     worker.starting = false
     worker.snapshot = state.snapshot
@@ -166,14 +137,13 @@ export class WorkerProcess {
 
   private constructor(
     number: number,
-    channel: OwnedFd,
     poller: Poller,
     events: WorkerEvents,
-    run: (events: ChildEvents) => [child: Child, pid: number],
+    run: (events: ChildEvents) => { child: Child; pid: number; channel: OwnedFd },
   ) {
     this.number = number
     this.#events = events
-    const [child, pid] = run({
+    const { child, pid, channel } = run({
       output: (_stream, chunk) => this.#readStderr(chunk),
       exited: (exit) => {
         this.#exit = exit
@@ -305,24 +275,4 @@ export class WorkerProcess {
 function keptAs(pid: number, store: CopyStore): KeptAs {
   const facts = factsOf(pid)
   return facts === undefined ? { store: noStore, worker: '' } : { store, worker: workerKey(facts) }
-}
-
-/**
- * Hardly anything that a worker allocates lives long. By default V8 lets the young generation grow to three times 16 MiB, which stays
- * resident: more than 10,000 held clients need. A value in NODE_OPTIONS or on the master's command line takes precedence.
- */
-function youngGeneration(): string[] {
-  return /semi[-_]space/.test(process.env['NODE_OPTIONS'] ?? '') ? [] : ['--max-semi-space-size=4']
-}
-
-function environment(): NodeJS.ProcessEnv {
-  const {
-    NOTIFY_SOCKET: _socket,
-    LISTEN_FDS: _fds,
-    LISTEN_PID: _pid,
-    LISTEN_FDNAMES: _names,
-    FDSTORE: _store,
-    ...rest
-  } = process.env
-  return rest
 }

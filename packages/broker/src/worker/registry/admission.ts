@@ -1,7 +1,8 @@
 import { type HelloFrame, PROTOCOL_VERSION } from '@baton/backend-sdk/protocol'
 import type { PeerCredentials } from '@baton/native-sendmsg'
 import { MAX_UNIX_PATH_BYTES } from '../../config/address.ts'
-import { type Config, isClosed, type Membership } from '../../config/config.ts'
+import type { Config } from '../../config/config.ts'
+import { isClosed, type Membership } from '../../config/service-rules.ts'
 
 /** Why a process may not register. `retry`: the same HELLO may be accepted later. The message contains no secrets. */
 export interface Refusal {
