@@ -253,7 +253,8 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
   const outer = t
   const addresses = {
     admin: { listen: `127.0.0.1:${await freePort()}` },
-    services: { web: { parkAfter: '0ms', holdTimeout: '10m' } },
+    // An ACK that is late would make a relay, which ends with its worker.
+    services: { web: { parkAfter: '0ms', holdTimeout: '10m', ackDeadline: '5m', tokenTtl: '10m' } },
   }
   let broker = await startBroker(t, { config: addresses })
   await startBackend(t, broker)

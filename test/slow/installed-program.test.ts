@@ -1,14 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import {
-  chmodSync,
-  mkdirSync,
-  readFileSync,
-  readlinkSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Broker } from '../support/broker.ts'
@@ -22,6 +13,17 @@ import { signal } from '../support/signal.ts'
 
 // Node and Baton are upgraded, and their old versions removed, while a broker runs.
 
+const VERSION = /BROKER_VERSION = "[^"]*"/
+
+/** The version is a constant of the bundle. */
+function setVersion(chunks: string, version: string): void {
+  const files = readdirSync(chunks).filter((file) => file.endsWith('.js'))
+  const [file = '', ...more] = files.filter((each) => VERSION.test(readFileSync(join(chunks, each), 'utf8')))
+  if (file === '' || more.length > 0) throw new Error('the bundle has no version, or several')
+  const text = readFileSync(join(chunks, file), 'utf8')
+  writeFileSync(join(chunks, file), text.replace(VERSION, `BROKER_VERSION = "${version}"`))
+}
+
 /** As npm installs it: packages from their tarballs, and the command as a link. Other dependencies are found in a parent folder. */
 function installBaton(release: string, version: string, tarballs: readonly string[]): void {
   const modules = join(release, 'node_modules')
@@ -31,6 +33,7 @@ function installBaton(release: string, version: string, tarballs: readonly strin
     execFileSync('tar', ['-xzf', tarballs[index] ?? '', '-C', to, '--strip-components=1'])
     const manifest = JSON.parse(readFileSync(join(to, 'package.json'), 'utf8')) as object
     writeFileSync(join(to, 'package.json'), JSON.stringify({ ...manifest, version }))
+    if (name === 'broker') setVersion(join(to, 'dist/bundle/chunks'), version)
   }
   mkdirSync(join(modules, '.bin'))
   symlinkSync('../@baton/broker/bin/baton.js', join(modules, '.bin/baton'))

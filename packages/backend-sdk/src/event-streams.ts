@@ -1,8 +1,9 @@
-import { Server } from 'node:http'
+import type { Server } from 'node:http'
 import type { Backend } from './backend.ts'
 import { BackendError } from './errors.ts'
 import { type EventStreamMigration, EventStreamMover } from './migrate/event-streams.ts'
 import { migrationOf } from './migrate/mover.ts'
+import { http } from './node-http.ts'
 
 export type { EventStreamMigration } from './migrate/event-streams.ts'
 export type { SchemaOptions } from './migrate/options.ts'
@@ -28,7 +29,7 @@ export function migrateEventStreams<State>(
       'BATON_ERR_INVALID_OPTION',
       'migrateEventStreams() needs what createBackend() returned',
     )
-  if (!(server instanceof Server))
+  if (!(server instanceof http.Server))
     throw new BackendError('BATON_ERR_INVALID_OPTION', 'migrateEventStreams() needs an http.Server')
   migration.movers.add(new EventStreamMover(server, migration, options))
 }

@@ -1,4 +1,5 @@
-import { Server } from 'node:http'
+import type { Server } from 'node:http'
+import { http } from '../node-http.ts'
 import type { AttachableServer } from './server-kind.ts'
 
 type Listener = ReturnType<Server['listeners']>[number]
@@ -17,7 +18,7 @@ type Listener = ReturnType<Server['listeners']>[number]
  *
  * If the app listens later, Node calls the listener again, which keeps the list and renews the timer.
  */
-const trackers: readonly Listener[] = new Server().listeners('listening')
+const trackers: readonly Listener[] = new http.Server().listeners('listening')
 
 /**
  * Starts connection tracking. Must be called before the first connection is adopted, because connections register when they

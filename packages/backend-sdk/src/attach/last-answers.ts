@@ -1,4 +1,5 @@
-import { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { http } from '../node-http.ts'
 import type { Duplex } from 'node:stream'
 
 /** One HTTP/1 connection: the response to its newest request, until that response is finished. */
@@ -21,7 +22,7 @@ export function isRequest(
   event: string | symbol,
   args: unknown[],
 ): args is [IncomingMessage, ServerResponse] {
-  return REQUEST_EVENTS.has(event) && args[0] instanceof IncomingMessage && args[1] instanceof ServerResponse
+  return REQUEST_EVENTS.has(event) && args[0] instanceof http.IncomingMessage && args[1] instanceof http.ServerResponse
 }
 
 /**

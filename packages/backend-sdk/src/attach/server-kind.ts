@@ -1,10 +1,11 @@
-import * as http from 'node:http'
-import * as https from 'node:https'
+import type { Server as HttpServer } from 'node:http'
+import type { Server as HttpsServer } from 'node:https'
 import type * as net from 'node:net'
 import * as tls from 'node:tls'
+import { http, https } from '../node-http.ts'
 
 /** Servers that can receive client connections. HTTP/2 servers are included: by class they are `tls.Server` or `net.Server`. */
-export type AttachableServer = http.Server | https.Server | tls.Server | net.Server
+export type AttachableServer = HttpServer | HttpsServer | tls.Server | net.Server
 
 export type ServerKind = 'http' | 'https' | 'tls' | 'net'
 

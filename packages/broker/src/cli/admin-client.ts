@@ -3,14 +3,12 @@ import type { IncomingMessage, RequestOptions } from 'node:http'
 import { errnoOf } from '../config/error.ts'
 import { formatAddress, type Address } from '../config/address.ts'
 import type { Config } from '../config/config.ts'
+import { http } from '../node-http.ts'
 import { printable } from '../log/printable.ts'
 import { CommandError } from '../exit-codes.ts'
 
 /** The broker answers from memory; if it takes longer, it is stuck. */
 const TIMEOUT_MS = 5000
-
-/** Loaded when it is needed: most of the time of a command that only prints something would go into it. */
-const http = () => import('node:http')
 
 /** The broker refused the request. */
 export class RefusedError extends CommandError {
@@ -79,11 +77,10 @@ export async function openStream(
     path,
     headers: { ...headers(token?.reveal(), undefined), accept: type },
   }
-  const { request: httpRequest } = await http()
   let response: IncomingMessage
   try {
     response = await new Promise<IncomingMessage>((resolve, reject) => {
-      const request = httpRequest({ ...options, signal, agent: false, timeout: TIMEOUT_MS }, resolve)
+      const request = http().request({ ...options, signal, agent: false, timeout: TIMEOUT_MS }, resolve)
       request.on('timeout', () => request.destroy(new Error(`no answer for ${TIMEOUT_MS} ms`)))
       request.on('error', reject)
       request.end()
@@ -148,11 +145,10 @@ async function exchange(
   payload: string | undefined,
   aborted: AbortSignal | undefined,
 ): Promise<{ status: number; text: string }> {
-  const { request: httpRequest } = await http()
   return new Promise((resolve, reject) => {
     const late = AbortSignal.timeout(TIMEOUT_MS)
     const signal = aborted === undefined ? late : AbortSignal.any([late, aborted])
-    const request = httpRequest({ ...options, signal, agent: false }, (response) => {
+    const request = http().request({ ...options, signal, agent: false }, (response) => {
       collect(response).then((text) => resolve({ status: response.statusCode ?? 0, text }), reject)
     })
     request.on('error', (error) => reject(late.aborted ? new Error(`no answer for ${TIMEOUT_MS} ms`) : error))

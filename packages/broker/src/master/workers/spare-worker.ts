@@ -31,12 +31,11 @@ export class SpareWorker {
     if (this.#spare?.running !== true) this.#spare = this.#start()
   }
 
-  /** The caller owns it. */
+  /** The caller owns it. It may have ended, like any worker that is starting. */
   take(): StartedWorker | undefined {
     const spare = this.#spare
     this.#spare = undefined
-    // One that a signal has ended while it loaded is no worker that has died.
-    return spare?.running === true ? spare : undefined
+    return spare
   }
 
   end(): void {

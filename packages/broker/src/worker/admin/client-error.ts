@@ -1,5 +1,6 @@
-import { STATUS_CODES, type ServerResponse } from 'node:http'
+import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { http } from '../../node-http.ts'
 import { AdminError } from './errors.ts'
 
 /** How long a client whose request was refused may keep sending, in milliseconds. A close with unread data would reset the answer. */
@@ -76,7 +77,7 @@ const ANSWER_HEADERS = {
 function answerText({ code, message, statusCode }: AdminError): string {
   const body = JSON.stringify({ error: { code, message } })
   return [
-    `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode] ?? ''}`,
+    `HTTP/1.1 ${statusCode} ${http().STATUS_CODES[statusCode] ?? ''}`,
     ...Object.entries(ANSWER_HEADERS).map(([name, value]) => `${name}: ${value}`),
     `Content-Length: ${Buffer.byteLength(body)}`,
     'Connection: close',

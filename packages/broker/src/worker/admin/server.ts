@@ -1,5 +1,5 @@
 import { chmodSync } from 'node:fs'
-import { createServer, type Server } from 'node:http'
+import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 
 import Fastify, {
@@ -23,6 +23,7 @@ import { guard } from './guard.ts'
 import { addPage } from './page.ts'
 import { addRoutes } from './routes.ts'
 import { SecondSocket } from './second-socket.ts'
+import { http } from '../../node-http.ts'
 import { removeStaleSocket } from '../../listening/sockets.ts'
 import type { WorkerView } from './view.ts'
 
@@ -82,7 +83,7 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
     // A scrape every few seconds would fill the log; failures are logged by the error handler.
     logController: new LogController({ disableRequestLogging: true }),
     serverFactory: (handle) =>
-      createServer(
+      http().createServer(
         {
           requestTimeout: REQUEST_TIMEOUT_MS,
           keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,

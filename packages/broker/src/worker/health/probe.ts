@@ -1,10 +1,10 @@
-import { get } from 'node:http'
 import { Socket } from 'node:net'
 import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 import { type OwnedFd, refuseDescriptors, socketpair } from '@baton/native-sendmsg'
 import type { ClientConnection, ProbeHost } from '../connection/connection.ts'
 import { createConnectionId } from '../connection/connection-id.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
+import { http } from '../../node-http.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 
 /**
@@ -178,7 +178,7 @@ function ask(socket: Socket, path: string, answered: (answer: Answer) => void): 
     over = true
     answered(answer)
   }
-  const request = get({
+  const request = http().get({
     path,
     headers: { Host: 'localhost', 'User-Agent': 'baton-health-check' },
     createConnection: () => socket,
