@@ -29,6 +29,10 @@ function measured(names: readonly string[]): Loaded {
   return { files: names.length, kB: bytes / 1024, names }
 }
 
+function textOf(url: string): string {
+  return readFileSync(fileURLToPath(url), 'utf8')
+}
+
 function within(
   t: Test,
   what: string,
@@ -77,10 +81,14 @@ void t.test('master and worker load what they need', { timeout: LIMIT }, async (
   within(t, 'the worker', worker, { files: 40, kB: 2700 })
   // The admin server, which also checks requests with zod, is more than half of it. It is loaded once the worker accepts.
   const ofAdmin = (name: string) =>
-    /\/chunks\/server-\w+\.js$/.test(name) ||
-    readFileSync(fileURLToPath(name), 'utf8').includes('/node_modules/zod/')
+    /\/chunks\/server-\w+\.js$/.test(name) || textOf(name).includes('/node_modules/zod/')
   const early = worker?.names.filter((name) => !ofAdmin(name)) ?? []
   t.equal(early.length, (worker?.files ?? 0) - 2, 'they are files of their own')
+  t.same(
+    all.flatMap(({ names }) => names).filter((name) => /from "node:http"/.test(textOf(name))),
+    [],
+    'an import of node:http would load undici',
+  )
   within(t, 'the worker before it accepts', measured(early), { files: 39, kB: 900 })
 })
 
