@@ -9,6 +9,7 @@ import { completionOf } from './commands/completion.ts'
 import { deploy } from './commands/deploy.ts'
 import { drain } from './commands/drain.ts'
 import { events } from './commands/events.ts'
+import { logs } from './commands/logs.ts'
 import { maintenance } from './commands/maintenance.ts'
 import { pause, resume } from './commands/pause.ts'
 import { reload } from './commands/reload.ts'
@@ -34,6 +35,7 @@ const COMMANDS: readonly Command[] = [
   status,
   top,
   events,
+  logs,
   trace,
   drain,
   pause,

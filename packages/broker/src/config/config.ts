@@ -35,6 +35,8 @@ export interface Config {
   readonly drainDeadline: number
   /** A worker that has not answered its master for this many milliseconds is replaced. */
   readonly workerTimeout: number
+  /** Of services that have no setting of their own. */
+  readonly keepOutput: Parsed['keepOutput']
   readonly admin: { readonly listen: Address; readonly token: Secret | null }
   /** Number of connections that the flight recorder keeps; 0 disables it. */
   readonly recorder: number
@@ -77,6 +79,7 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
     runtimeDir,
     drainDeadline: parsed.drainDeadline,
     workerTimeout: parsed.workerTimeout,
+    keepOutput: parsed.keepOutput,
     admin: { listen: parsed.admin.listen, token: secret('admin.tokenFile', parsed.admin.tokenFile) },
     recorder: parsed.recorder,
     listeners: parsed.listeners,
@@ -135,6 +138,16 @@ export function drainDeadlineOf(
   { drainDeadline }: Pick<Config, 'drainDeadline'>,
 ): number {
   return own ?? drainDeadline
+}
+
+/** How much of the output of a service is kept; undefined if it is not, or if the service does not exist. Sizes are in bytes. */
+export function keptOutputOf(
+  { services, keepOutput }: Pick<Config, 'services' | 'keepOutput'>,
+  service: string,
+): Exclude<Config['keepOutput'], 'off'> | undefined {
+  const config = services.get(service)
+  const kept = config === undefined ? 'off' : (config.keepOutput ?? keepOutput)
+  return kept === 'off' ? undefined : kept
 }
 
 /** The longest of all services. */

@@ -42,6 +42,9 @@ export interface KeptOutput {
   readonly backend: string
   readonly pid: number
   readonly stream: 'stdout' | 'stderr'
+  /** Absent from a master of an older version. */
+  readonly service?: string
+  readonly slot?: string | null
 }
 
 /** A process that the master runs for a service with a `command`. */

@@ -2,11 +2,12 @@ import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/na
 import type { Controls } from '../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import type { Shifts as ShiftsState } from '../api/shift.ts'
-import { longestDrainDeadline } from '../config/config.ts'
+import { keptOutputOf, longestDrainDeadline } from '../config/config.ts'
 import { readConfigText } from '../config/file.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
 import { Fleet, type FleetOptions } from './fleet/fleet.ts'
+import { OutputKeeper, type OutputKeeperState } from '../log/kept/output-keeper.ts'
 import { Lifeline } from '../supervise/lifeline.ts'
 import { systemFleetOs } from './fleet/os.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
@@ -59,6 +60,7 @@ interface MasterInit {
   readonly run: RunState | undefined
   readonly controls?: Controls | undefined
   readonly shifts?: ShiftsState | undefined
+  readonly output?: OutputKeeperState | undefined
 }
 
 export interface MasterOptions {
@@ -94,6 +96,7 @@ export class Master {
   readonly #files: FilesOnDisk
   readonly #workerPool: WorkerPool
   readonly #fleet: Fleet
+  readonly #output: OutputKeeper
   readonly #operator: Operator
   readonly #orphans: Orphans
   readonly #sessionHandover: SessionHandover
@@ -277,6 +280,7 @@ export class Master {
         run: state.run ?? undefined,
         controls: state.controls,
         shifts: state.shifts,
+        output: state.output,
       },
       options,
       state.fleet,
@@ -306,6 +310,7 @@ export class Master {
       workersStarted,
       run,
       shifts,
+      output,
     } = init
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
@@ -356,8 +361,18 @@ export class Master {
       },
       shifts,
     )
+    this.#output = new OutputKeeper(
+      {
+        runtimeDir: activeConfig.config.runtimeDir,
+        limits: (service) => keptOutputOf(activeConfig.config, service),
+        logger,
+      },
+      output,
+    )
+    log.countDropped(this.#output)
     const fleetOptions: FleetOptions = {
       logger,
+      output: this.#output,
       os: systemFleetOs(this.#poller, lifeline),
       socket: controlPath(activeConfig.config),
       env: process.env,
@@ -393,6 +408,7 @@ export class Master {
     })
     const parts = {
       log,
+      output: this.#output,
       logger,
       notifier,
       store,
@@ -516,6 +532,7 @@ export class Master {
     await this.#workerPool.stop(drainDeadline, isLeft)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
+    await this.#output.end()
     await this.#orphans.end(Math.min(ORPHANS_TIMEOUT_MS, Math.max(0, end - performance.now())))
     report.end()
     this.#log.logger.info('stopped')

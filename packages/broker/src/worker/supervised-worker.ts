@@ -17,7 +17,7 @@ import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
 import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
-import { longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
+import { type Config, longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, IdleClient, InheritedClient } from './connection/connection.ts'
 import { stateBytes } from './connection/resume-state.ts'
 import { Copier } from './copies/copier.ts'
@@ -71,6 +71,7 @@ export class SupervisedWorker {
   #admin: OwnedFd | undefined
   #worker: ReplaceableWorker | undefined
   #copier: Copier | undefined
+  #config: Config | undefined
   #drainDeadline = 0
   readonly #pendingRequests = new Map<number, Ask>()
   /** Pending until each predecessor has sent its last client. */
@@ -234,6 +235,7 @@ export class SupervisedWorker {
     const config = parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
     const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
+    this.#config = config
     this.#drainDeadline = longestDrainDeadline(config)
     this.#worker = createWorker(config, this.#logger, {
       sockets,
@@ -489,7 +491,7 @@ export class SupervisedWorker {
   async #wait(estate: KeptEstate): Promise<void> {
     this.#master = null
     this.#copier?.close()
-    estate.readOutputs(this.#logger)
+    if (this.#config !== undefined) estate.readOutputs(this.#logger, this.#config)
     this.#logger.error('the master is gone; going on without one, until the next start or stop')
     this.#reception = new Reception(estate.operator, this.#poller, {
       status: () => ({ master: null, managed: [], workers: [{ pid: process.pid, role: 'serving' }] }),
@@ -505,7 +507,7 @@ export class SupervisedWorker {
     const started = factsOf(process.pid)?.startedAt
     if (worker === undefined || started === undefined || this.#ending) return session.close()
     // The next master reads on where this worker has stopped.
-    estate.stopReading()
+    await estate.stopReading()
     const fds: OwnedFd[] = []
     try {
       const snapshot = await worker.snapshot()
@@ -545,7 +547,8 @@ export class SupervisedWorker {
       this.#logger.error({ err: error }, 'another master could not take over')
     } finally {
       for (const fd of fds) fd.close()
-      if (this.isUnclaimed && this.#estate === estate) estate.readOutputs(this.#logger)
+      if (this.isUnclaimed && this.#estate === estate && this.#config !== undefined)
+        estate.readOutputs(this.#logger, this.#config)
       session.close()
     }
   }
@@ -557,6 +560,7 @@ export class SupervisedWorker {
     // Managed backends may still take clients that wait. They end when this process does, with the lifeline.
     this.#estate?.closeSockets()
     await this.#worker?.drain(Math.max(1, this.#drainDeadline))
+    await this.#estate?.stopReading()
     session?.write(answerText(true, []))
     session?.answered()
     clearInterval(this.#counting)

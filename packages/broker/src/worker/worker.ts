@@ -2,6 +2,7 @@ import { systemClock } from '@baton/backend-sdk/protocol'
 import { type OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { ulid } from 'ulid'
+import { outputFolder } from '../log/kept/files.ts'
 import { createAdmin } from './admin/server.ts'
 import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
@@ -362,6 +363,7 @@ export function createWorker(
       events.sample()
     },
     connections: recorder,
+    outputFolder: outputFolder(config.runtimeDir),
     get events() {
       return events
     },

@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError } from '../../config/error.ts'
 import { readConfigTextAtOnce } from '../../config/file.ts'
-import { describeError } from '../../errors.ts'
+import { BrokerError, describeError } from '../../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { ManagerStore } from '../systemd/manager-store.ts'
 import type { Notifier } from '../systemd/notify.ts'
@@ -17,12 +17,18 @@ import { type ReloadRequest, requesterOf } from './reloads.ts'
 import { checkProgram } from './program-check.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartLog } from '../start-log.ts'
+import type { OutputKeeper } from '../../log/kept/output-keeper.ts'
 import { type Requester, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
 import { STATE_VERSION } from '../../ipc/state-version.ts'
+
+/** Time for kept output to be written, in ms; the rest crosses exec. And for a step that has begun to end. */
+const OUTPUT_SETTLE_MS = 250
+const OUTPUT_STUCK_MS = 2000
 
 /** Parts of the master that both halves of a reload use. */
 export interface ReloadParts {
   readonly log: StartLog
+  readonly output: OutputKeeper
   readonly notifier: Notifier
   readonly store: ManagerStore
   readonly operationLock: OperationLock
@@ -78,7 +84,11 @@ export class ReloadPreparation {
     requests: readonly [ReloadRequest, ...ReloadRequest[]],
     refused: (log: readonly string[]) => void,
   ): Promise<void> {
-    const { log, notifier, operationLock, activeConfig, workerPool, counters, files } = this.#parts
+    const { log, output, notifier, operationLock, activeConfig, workerPool, counters, files } = this.#parts
+    const proceed = () => {
+      log.proceed()
+      output.proceed()
+    }
     operationLock.begin('reload')
     notifier.reloading()
     const [first] = requests
@@ -96,12 +106,12 @@ export class ReloadPreparation {
       const problem = await checkProgram(program, activeConfig.settings.file, this.#stopped.signal)
       const cancelIfStopping = () => {
         if (operationLock.activity === 'reload') return false
-        log.proceed()
+        proceed()
         refused(['the broker is stopping'])
         return true
       }
       if (cancelIfStopping()) return
-      await log.pause()
+      await pauseWriting(log, output)
       // Read the rest of partially received messages first.
       await workerPool.becomeQuiet()
       if (cancelIfStopping()) return
@@ -110,7 +120,7 @@ export class ReloadPreparation {
     } catch (error) {
       why = describeError(error)
     }
-    log.proceed()
+    proceed()
     operationLock.end('reload')
     counters.reloaded('failure', Date.now() / 1000)
     log.logger.error({ reason: why }, 'reload failed; nothing has changed')
@@ -191,6 +201,7 @@ export class ReloadPreparation {
         counters: counters.state,
         fleet: fleet.state,
         log: this.#parts.log.state,
+        output: this.#parts.output.state,
         store: store.state,
         askers,
         waiting: later,
@@ -228,4 +239,16 @@ export class ReloadPreparation {
       return { kind: 'signal' }
     }
   }
+}
+
+/**
+ * Resolves when what is pending is written, or is not accepted for now. Exec would cut a write short, or wait for one that is stuck.
+ *
+ * @throws {BrokerError} BATON_ERR_LOG_STUCK
+ */
+async function pauseWriting(log: StartLog, output: OutputKeeper): Promise<void> {
+  const [, paused] = await Promise.all([log.pause(), output.pause(OUTPUT_SETTLE_MS, OUTPUT_STUCK_MS)])
+  if (paused) return
+  const why = `a file of kept output has been blocked for ${OUTPUT_STUCK_MS} ms`
+  throw new BrokerError('BATON_ERR_LOG_STUCK', why)
 }

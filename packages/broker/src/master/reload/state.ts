@@ -2,6 +2,7 @@ import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import type { Controls } from '../../ipc/controls.ts'
 import type { Shifts } from '../../api/shift.ts'
+import type { OutputKeeperState } from '../../log/kept/output-keeper.ts'
 import type { BackendReport } from '../../ipc/messages.ts'
 import { READABLE_VERSIONS } from '../../ipc/state-version.ts'
 import type { FleetState } from '../fleet/state.ts'
@@ -64,6 +65,8 @@ export interface MasterState {
   readonly controls?: Controls
   /** Absent in the state of an older version. */
   readonly log?: LogState
+  /** Output that is to be kept. Absent in the state of an older version. */
+  readonly output?: OutputKeeperState
   /** Names of what the service manager keeps. Absent in the state of an older version. */
   readonly store?: FdStoreState
 }

@@ -7,6 +7,7 @@ import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
 import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
 import { badRequest, connectionId, connectionQuery } from './connection-query.ts'
 import { addControlRoutes } from './control-routes.ts'
+import { addOutputRoutes } from './output-routes.ts'
 import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
 import { quoted } from './quoted.ts'
@@ -96,6 +97,7 @@ export function addRoutes(
   })
 
   addControlRoutes(app, view, (name) => findService(view, name), requester)
+  addOutputRoutes(app, view.outputFolder, (name) => findService(view, name))
 
   app.post<ServiceParams>('/api/v1/services/:service/shift', async (request, reply) => {
     const { name: service } = findService(view, request.params.service)

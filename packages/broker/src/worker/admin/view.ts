@@ -34,6 +34,8 @@ export interface WorkerView {
   /** The flight recorder; undefined when it is off. */
   readonly connections: FlightRecords | undefined
   readonly events: EventFeed
+  /** Folder of the kept output of managed backends. */
+  readonly outputFolder: string
   metricsText(): Promise<string>
   readonly metricsContentType: string
 }
