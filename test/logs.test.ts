@@ -1,78 +1,16 @@
-import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import t, { type Test } from 'tap'
-import { batonCommand, type Broker, startBroker } from './support/broker.ts'
+import t from 'tap'
 import { baton, batonHere } from './support/command.ts'
 import { eventually } from './support/eventually.ts'
+import { ask, type Line, logsOf, outputFiles, startPrinting } from './support/kept-logs.ts'
 import { LIMIT } from './support/limits.ts'
-import { askAdmin, masterStatus, onlyWorker, reload } from './support/operator.ts'
-import { Program, root } from './support/process.ts'
-import { signal } from './support/signal.ts'
+import { askAdmin, masterStatus } from './support/operator.ts'
 
-// The output of managed backends is kept, and `baton logs` shows it.
-
-const SIZE = 64 * 1024
-
-interface Line {
-  readonly time: string
-  readonly service: string
-  readonly instance: string
-  readonly backend: string
-  readonly slot: string | null
-  readonly stream: string
-  readonly msg: string
-}
-
-const command = [process.execPath, join(root, 'test/programs/printing-backend.mjs')]
-const listener = (name: string) => ({ name, listen: '127.0.0.1:0', protocol: 'http', service: name })
-
-async function start(t: Test, keepOutput: unknown): Promise<Broker> {
-  const broker = await startBroker(t, {
-    config: {
-      listeners: [listener('web'), listener('api')],
-      services: {
-        web: { command, instances: 2, env: { BATON_VERSION: '1.0' } },
-        api: { command },
-        outside: {},
-        quiet: { command, keepOutput: 'off' },
-      },
-      keepOutput,
-    },
-  })
-  await broker.backends(2)
-  await broker.backends(1, 'api')
-  await broker.backends(1, 'quiet')
-  return broker
-}
-
-/** Over a connection of its own, to whichever backend gets it. */
-async function ask(broker: Broker, path: string, service = 'web'): Promise<string> {
-  return (await fetch(broker.url(path, service))).text()
-}
-
-function outputFiles(broker: Broker): string[] {
-  return readdirSync(join(broker.folder, 'run/output'))
-}
-
-async function logsOf(broker: Broker, ...args: string[]): Promise<Line[]> {
-  const { code, out, err } = await batonHere('logs', ...args, '--json', '--config', broker.configFile)
-  if (code !== 0) throw new Error(err.join('\n'))
-  return out.map((line) => JSON.parse(line) as Line)
-}
-
-/** Numbers of the lines that `/print` has printed. */
-function numbersIn(lines: readonly Line[]): number[] {
-  return lines.flatMap(({ msg }) => {
-    const [, number, rest = ''] = /^line (\d+) (x*)$/.exec(msg) ?? []
-    return number === undefined || rest.length !== Number(number) % 100 ? [] : [Number(number)]
-  })
-}
-
-const upTo = (count: number) => Array.from({ length: count }, (_, index) => index)
-const ascending = (numbers: readonly number[]) => numbers.toSorted((one, other) => one - other)
+// The output of managed backends is kept, and `baton logs` shows it. Under load, and over deaths: slow/logs.test.ts.
 
 void t.test('what two services print is kept, and shown', { timeout: LIMIT }, async (t) => {
-  const broker = await start(t, undefined)
+  const broker = await startPrinting(t, undefined)
   const config = ['--config', broker.configFile]
   const pid = Number(await ask(broker, '/err'))
   const { managed } = await masterStatus(t, broker)
@@ -80,7 +18,10 @@ void t.test('what two services print is kept, and shown', { timeout: LIMIT }, as
   const slot = (await broker.status()).services
     .find(({ name }) => name === 'web')
     ?.backends.find((each) => each.pid === pid)?.slot
-  await eventually(async () => (await logsOf(broker)).length === 4, 'three backends are ready, one has failed')
+  await eventually(
+    async () => (await logsOf(broker)).length === 4,
+    'three backends are ready, one has failed',
+  )
 
   await t.test('as JSON', async (t) => {
     const lines = await logsOf(broker)
@@ -125,8 +66,8 @@ void t.test('what two services print is kept, and shown', { timeout: LIMIT }, as
     t.equal(status, 200)
     const { lines } = JSON.parse(body) as { lines: Line[] }
     t.same(
-      lines.map(({ msg }) => msg),
-      ['ready', 'an error'],
+      lines.map(({ msg }) => msg.replace(/^baton: .*/, 'registered')),
+      ['registered', 'ready', 'an error'],
     )
     t.match(await askAdmin(broker, '/api/v1/services/web/output?lines=1'), [200, /"an error"/])
     t.match(await askAdmin(broker, '/api/v1/services/web/output?lines=0'), [400, /from 1 to 1000/])
@@ -162,7 +103,7 @@ void t.test('what two services print is kept, and shown', { timeout: LIMIT }, as
     t.notOk(outputFiles(broker).some((name) => name.startsWith('quiet')))
   })
 
-  await t.test('a process that dies in the middle of a line', async (t) => {
+  await t.test('a process that dies in the middle of a line', async () => {
     await ask(broker, '/die', 'api').catch(() => undefined)
     await eventually(
       async () => (await logsOf(broker, 'api')).some(({ msg }) => msg === 'the last words'),
@@ -197,98 +138,4 @@ void t.test('what two services print is kept, and shown', { timeout: LIMIT }, as
       'the line from before is kept',
     )
   })
-})
-
-void t.test('under load: rotation, a reload, deaths of worker and master', { timeout: LIMIT }, async (t) => {
-  const broker = await start(t, { size: SIZE, files: 1000 })
-  const follower = new Program(t, process.execPath, [
-    batonCommand,
-    ...['logs', 'web', '-f', '--json', '--config', broker.configFile],
-  ])
-  const read = () => follower.lines.map((line) => JSON.parse(line) as Line)
-  const COUNT = 10_000
-  let printed = 0
-  /** Prints from both backends, or from whichever is there. */
-  const print = async () => {
-    const from = printed
-    printed += COUNT
-    const half = COUNT / 2
-    await Promise.all([
-      ask(broker, `/print?from=${from}&count=${half}`),
-      ask(broker, `/print?from=${from + half}&count=${half}`),
-    ])
-  }
-
-  await Promise.all([print(), reload(t, broker)])
-  const worker = await onlyWorker(t, broker)
-  const printing = print()
-  signal(worker, 'SIGKILL')
-  await printing.catch(() => undefined)
-  await eventually(async () => (await onlyWorker(t, broker)) !== worker, 'another worker')
-  await broker.backends(2)
-  await print()
-  await eventually(() => numbersIn(read()).length === printed, () => `${numbersIn(read()).length} lines`)
-  const kept = await logsOf(broker, 'web')
-  t.same(ascending(numbersIn(kept)), upTo(printed), 'each line is kept once')
-  t.same(read(), kept, 'and was followed once, in the same order')
-  t.ok(outputFiles(broker).length > 20, 'over many files')
-  for (const name of outputFiles(broker))
-    t.ok(statSync(join(broker.folder, 'run/output', name)).size <= SIZE, name)
-  t.same(numbersIn(await logsOf(broker, 'web', '--lines', '700')), numbersIn(kept).slice(-700))
-
-  await t.test('the worker keeps what is printed while there is no master', async (t) => {
-    await ask(broker, '/half', 'api')
-    // The next change of the fleet tells the worker what it would need.
-    signal(Number(await ask(broker, '/')), 'SIGKILL')
-    await broker.backends(2)
-    await ask(broker, '/rest', 'api')
-    await eventually(
-      async () => (await logsOf(broker, 'api')).some(({ msg }) => msg === 'half a line, and its rest'),
-      'all was read',
-    )
-    broker.program.kill('SIGKILL')
-    await print()
-    await eventually(async () => numbersIn(await logsOf(broker, 'web')).length === printed, 'the worker keeps')
-
-    const next = new Program(t, process.execPath, [batonCommand, 'start', '--config', broker.configFile], {
-      group: true,
-    })
-    await next.line((line) => line.includes('reloaded'), 'it has taken over')
-    await broker.backends(2)
-    await print()
-    await eventually(async () => numbersIn(await logsOf(broker, 'web')).length === printed, 'the next one keeps')
-    await ask(broker, '/err', 'api')
-    await eventually(
-      async () => (await logsOf(broker, 'api')).at(-1)?.msg === 'an error',
-      'no beginning of a line is printed again',
-    )
-    t.equal((await logsOf(broker, 'api')).filter(({ msg }) => msg.includes('half')).length, 1)
-    await eventually(() => numbersIn(read()).length === printed, 'all was followed')
-    t.same(ascending(numbersIn(read())), upTo(printed))
-
-    next.kill('SIGTERM')
-    t.same(await next.exited, { code: 0, signal: null })
-  })
-
-  await t.test('after the broker has stopped, it is still there', async (t) => {
-    const lines = await logsOf(broker, 'web')
-    t.same(ascending(numbersIn(lines)), upTo(printed))
-    const all = outputFiles(broker).map((name) => readFileSync(join(broker.folder, 'run/output', name), 'utf8'))
-    t.ok(all.every((text) => text.endsWith('\n')))
-    t.ok(follower.running, 'a follower waits for more')
-  })
-})
-
-void t.test('no more than the configured number of files is kept', { timeout: LIMIT }, async (t) => {
-  const broker = await start(t, { size: SIZE, files: 3 })
-  await ask(broker, '/print?from=0&count=5000')
-  await eventually(
-    async () => numbersIn(await logsOf(broker, 'web')).at(-1) === 4999,
-    'the last line is kept',
-  )
-  const files = outputFiles(broker).filter((name) => name.startsWith('web.'))
-  t.equal(files.length, 3)
-  const numbers = numbersIn(await logsOf(broker, 'web'))
-  t.same(numbers, upTo(5000).slice(-numbers.length), 'the last ones, without a gap')
-  t.equal((await logsOf(broker, 'web')).length, numbers.length)
 })

@@ -1,14 +1,11 @@
 import { watch } from 'node:fs'
-import { errnoOf } from '../config/error.ts'
-import { locateServices } from '../config/file.ts'
-import { nearMiss } from '../config/near-miss.ts'
-import { CommandError, DONE, USAGE } from '../exit-codes.ts'
 import { BackendFilter } from '../log/kept/backend-filter.ts'
-import { keptFiles, outputFolder } from '../log/kept/files.ts'
+import { keptFiles } from '../log/kept/files.ts'
 import type { OutputLine } from '../log/kept/line.ts'
 import { OutputReader, readTail } from '../log/kept/output-reader.ts'
-import { paintFor } from './output/colours.ts'
 import type { Terminal } from './output/terminal.ts'
+
+// The part of `baton logs` that reads files. Loaded when it is needed, so it imports nothing that other commands need too.
 
 /** How often a follower looks without having been told to, in ms: inotify may be unavailable, and the folder may not exist yet. */
 const POLL_MS = 500
@@ -16,99 +13,80 @@ const POLL_MS = 500
 /** Lines that are written at a time. */
 const BATCH = 256
 
-/** What `baton logs` shows. */
+/** Lines that `baton logs` shows. */
 export interface LogsRequest {
-  readonly file: string
-  readonly service: string | undefined
+  /** See `outputFolder`. */
+  readonly folder: string
+  readonly services: readonly string[]
+  /** Of one service. */
   readonly backend: string | undefined
   readonly follow: boolean
-  readonly json: boolean
   /** In ms since the Unix epoch. */
   readonly since: number | undefined
   /** Number of the last lines; undefined for all. */
   readonly lines: number | undefined
+  readonly format: (line: OutputLine) => string
 }
 
-/** The answer of `baton logs`. @throws CommandError */
-export async function showLogs(request: LogsRequest, terminal: Terminal): Promise<number> {
-  const { runtimeDir, services } = locateServices(request.file)
-  const folder = outputFolder(runtimeDir)
-  try {
-    const names = await servicesOf(request, folder, services)
-    const wanted = await wantedBy(request, folder, services)
-    const printer = new Printer(request.json, terminal)
-    const readers = await printFirst(request, folder, names, wanted, printer)
-    if (request.follow) await follow(folder, readers, wanted, printer, terminal)
-    for (const reader of readers) await reader.close()
-    return DONE
-  } catch (error) {
-    if (error instanceof CommandError || errnoOf(error) === undefined) throw error
-    throw new CommandError(`cannot read the kept output in ${folder}: ${(error as Error).message}`, {
-      cause: error,
-    })
-  }
+/** Services of which something is kept. */
+export async function keptServices(folder: string): Promise<string[]> {
+  return [...(await keptFiles(folder)).keys()]
 }
 
-type Services = ReturnType<typeof locateServices>['services']
+/** Whether something is kept of a backend of the service. */
+export async function isKept(folder: string, service: string, backend: string): Promise<boolean> {
+  return (await filterFor(folder, service, backend)).found
+}
 
-/** Those of the configuration that have a command, and those of which something is kept. */
-async function servicesOf({ service }: LogsRequest, folder: string, services: Services): Promise<string[]> {
-  const kept = await keptFiles(folder)
-  const managed = [...services].filter(([, { managed: is }]) => is).map(([name]) => name)
-  const known = [...new Set([...managed, ...kept.keys()])]
-  if (service === undefined) return known
-  if (known.includes(service)) return [service]
-  if (services.has(service)) {
-    const why = 'Baton does not start its backends (it has no "command"), so it does not see their output'
-    throw new CommandError(`service ${service}: ${why}`, { exitCode: USAGE })
-  }
-  const all = [...new Set([...services.keys(), ...known])]
-  const near = nearMiss(service, all)
-  const hint = near === undefined ? `there are: ${all.join(', ')}` : `did you mean ${near}?`
-  throw new CommandError(`there is no service ${JSON.stringify(service)}; ${hint}`, { exitCode: USAGE })
+/** Prints the lines, in the order of their times. */
+export async function printLogs(request: LogsRequest, terminal: Terminal): Promise<void> {
+  const wanted = await wantedBy(request)
+  const printer = new Printer(request.format, terminal)
+  const readers = await printFirst(request, wanted, printer)
+  if (request.follow) await follow(request.folder, readers, wanted, printer, terminal)
+  for (const reader of readers) await reader.close()
 }
 
 type Wanted = (line: OutputLine) => boolean
 
-async function wantedBy(
-  { service = '', backend, since }: LogsRequest,
-  folder: string,
-  services: Services,
-): Promise<Wanted> {
+async function wantedBy({ folder, services, backend, since }: LogsRequest): Promise<Wanted> {
   const start = since === undefined ? '' : new Date(since).toISOString()
   // Both are ISO 8601 in UTC, with the same digits.
   const isLate: Wanted = ({ time }) => time >= start
-  if (backend === undefined) return isLate
+  const [service] = services
+  if (backend === undefined || service === undefined) return isLate
+  const { filter } = await filterFor(folder, service, backend)
+  return (line) => isLate(line) && filter.matches(line)
+}
+
+/** Reads all that is kept, because a process has a slot only from its registration on. */
+async function filterFor(
+  folder: string,
+  service: string,
+  backend: string,
+): Promise<{ filter: BackendFilter; found: boolean }> {
   const filter = new BackendFilter(backend)
-  // Of all that is kept, because a process has a slot only from its registration on.
-  let isKnown = new RegExp(`^${service}\\.[1-9]\\d*$`).test(backend)
-  isKnown &&= Number(backend.slice(service.length + 1)) <= (services.get(service)?.instances ?? 0)
   const reader = new OutputReader(folder, service)
-  for await (const line of reader.read()) isKnown = filter.matches(line) || isKnown
+  let found = false
+  for await (const line of reader.read()) found = filter.matches(line) || found
   await reader.close()
-  if (isKnown) return (line) => isLate(line) && filter.matches(line)
-  const why = `nothing is kept of a backend ${JSON.stringify(backend)} of service ${service}`
-  throw new CommandError(`${why}; name it by its instance (${service}.1), slot (${service}-1) or id`, {
-    exitCode: USAGE,
-  })
+  return { filter, found }
 }
 
 /** @returns readers behind what was printed */
 async function printFirst(
-  { lines, since = 0 }: LogsRequest,
-  folder: string,
-  names: readonly string[],
+  { folder, services, lines, since = 0 }: LogsRequest,
   wanted: Wanted,
   printer: Printer,
 ): Promise<OutputReader[]> {
   if (lines === undefined) {
-    const readers = await Promise.all(names.map((name) => OutputReader.since(folder, name, since)))
+    const readers = await Promise.all(services.map((name) => OutputReader.since(folder, name, since)))
     await printMerged(readers, wanted, printer)
     return readers
   }
   const readers: OutputReader[] = []
   let last: OutputLine[] = []
-  for (const name of names) {
+  for (const name of services) {
     const tail = await readTail(folder, name, { count: lines, wanted })
     // Stable: lines of one service keep their order.
     last = [...last, ...tail.lines].toSorted((one, other) => order(one, other)).slice(-lines)
@@ -162,7 +140,8 @@ async function follow(
   printer: Printer,
   { unread }: Terminal,
 ): Promise<void> {
-  while (unread?.aborted !== true) {
+  const signal = unread ?? new AbortController().signal
+  while (!signal.aborted) {
     // Watching begins before the next look, so that nothing is missed in between.
     const change = changeIn(folder)
     await printMerged(readers, wanted, printer)
@@ -193,14 +172,9 @@ class Printer {
   readonly #terminal: Terminal
   #lines: string[] = []
 
-  constructor(json: boolean, terminal: Terminal) {
+  constructor(format: (line: OutputLine) => string, terminal: Terminal) {
+    this.#format = format
     this.#terminal = terminal
-    const paint = paintFor(terminal)
-    const plain = ({ time, instance, stream, msg }: OutputLine) => {
-      const source = `${instance} ${stream}`
-      return `${paint('dim', time)} ${stream === 'stderr' ? paint('red', source) : paint('cyan', source)} | ${msg}`
-    }
-    this.#format = json ? (line) => JSON.stringify(line) : plain
   }
 
   /** @returns whether the output is still read */

@@ -10,6 +10,7 @@ import { deploy } from './commands/deploy.ts'
 import { drain } from './commands/drain.ts'
 import { events } from './commands/events.ts'
 import { logs } from './commands/logs.ts'
+import { ls } from './commands/ls.ts'
 import { maintenance } from './commands/maintenance.ts'
 import { pause, resume } from './commands/pause.ts'
 import { reload } from './commands/reload.ts'
@@ -32,6 +33,7 @@ const COMMANDS: readonly Command[] = [
   reload,
   deploy,
   shift,
+  ls,
   status,
   top,
   events,

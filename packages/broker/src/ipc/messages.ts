@@ -173,8 +173,13 @@ export type FromWorker =
   /** Initialised; accepting nothing yet. */
   | { readonly type: 'ready' }
   | { readonly type: 'failed'; readonly code: string; readonly message: string }
-  /** All registered backends. Sent after each change. */
-  | { readonly type: 'backends'; readonly backends: readonly BackendReport[] }
+  /** All registered backends. Sent after each change, and once a second. */
+  | {
+      readonly type: 'backends'
+      readonly backends: readonly BackendReport[]
+      /** Open connections of its backends, and its own. Absent from workers of an older version. */
+      readonly connections?: number
+    }
   /** A listener added at run time is accepting. */
   | { readonly type: 'listens'; readonly listener: string }
   /** The worker's own counters, once a second and before it exits. */

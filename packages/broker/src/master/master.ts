@@ -18,6 +18,7 @@ import { BROKER_VERSION } from '../version.ts'
 import { ReloadResumption } from './reload/resume.ts'
 import { AppRun, type RunState } from './run/app-run.ts'
 import { ReloadPreparation } from './reload/prepare.ts'
+import { brokerFacts } from './broker-facts.ts'
 import type { OperatorCommands } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
@@ -622,6 +623,12 @@ export class Master {
         pid,
         role: pid === this.#workerPool.current?.pid ? 'serving' : role === 'leaving' ? 'leaving' : 'starting',
       })),
+      broker: brokerFacts(
+        this.#activeConfig,
+        [...this.#workerPool.workers],
+        this.#appRun.state === undefined ? 'start' : 'run',
+        this.#startedAt,
+      ),
     }
   }
 }

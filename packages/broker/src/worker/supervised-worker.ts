@@ -10,6 +10,7 @@ import {
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Shift } from '../api/shift.ts'
+import type { MasterStatus } from '../api/master-status.ts'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
@@ -35,6 +36,7 @@ import { factsOf } from '../supervise/proc.ts'
 import { KeptEstate, type Kept } from './unclaimed/estate.ts'
 import { Reception } from './unclaimed/reception.ts'
 import { systemOs } from './os.ts'
+import { brokerFacts } from './view.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
 
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
@@ -271,8 +273,10 @@ export class SupervisedWorker {
   }
 
   #report(): void {
-    if (this.#worker !== undefined)
-      this.#channel.send({ type: 'backends', backends: this.#worker.backends() })
+    const worker = this.#worker
+    if (worker === undefined) return
+    const connections = worker.connections()
+    this.#channel.send({ type: 'backends', backends: worker.backends(), connections })
   }
 
   async #count(): Promise<void> {
@@ -494,12 +498,23 @@ export class SupervisedWorker {
     if (this.#config !== undefined) estate.readOutputs(this.#logger, this.#config)
     this.#logger.error('the master is gone; going on without one, until the next start or stop')
     this.#reception = new Reception(estate.operator, this.#poller, {
-      status: () => ({ master: null, managed: [], workers: [{ pid: process.pid, role: 'serving' }] }),
+      status: () => this.#statusUnclaimed(),
       stop: (session) => void this.#stopUnclaimed(session.peer, session),
       claim: (session) => void this.#claim(session, estate),
     })
     // It may have been told to pause, for a successor that is gone as well.
     await this.#worker?.serve()
+  }
+
+  #statusUnclaimed(): MasterStatus {
+    const [worker, config] = [this.#worker, this.#config]
+    const broker = worker && config && brokerFacts(worker.status(), config.file ?? '', worker.connections())
+    return {
+      master: null,
+      managed: [],
+      workers: [{ pid: process.pid, role: 'serving' }],
+      ...(broker && { broker }),
+    }
   }
 
   async #claim(session: OperatorSession, estate: KeptEstate): Promise<void> {

@@ -36,7 +36,7 @@ import { fieldsOf, type Successor, type Waiting } from './service/hand-over.ts'
 import { Service } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
-import { backendReports, countedOf, serviceStatus } from './view.ts'
+import { backendReports, connectionCount, countedOf, serviceStatus } from './view.ts'
 
 export interface WorkerOptions {
   readonly logger: Logger
@@ -145,6 +145,8 @@ export interface ReplaceableWorker extends Worker {
   /** Sends a change reported by the master to the event streams. */
   announce(change: Change): void
   backends(): BackendReport[]
+  /** Open connections: those of its backends, and its own. */
+  connections(): number
   snapshot(): Promise<MetricSnapshot>
   /** To be called after each wake-up of the poller: offers the clients accepted in it together. */
   flush(): void
@@ -600,6 +602,7 @@ export function createWorker(
     shift,
     announce: (change) => events.announce(change),
     backends: () => backendReports(services.values()),
+    connections: () => connectionCount(services.values()),
     snapshot: () => {
       publish()
       return metrics.snapshot()

@@ -1,6 +1,5 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { errnoOf } from '../../config/error.ts'
 
 /**
  * Files of kept output: `<runtimeDir>/output/SERVICE.NUMBER.log`. The one with the highest number is written to; the next one gets a higher
@@ -43,11 +42,16 @@ export async function filesOf(folder: string, service: string): Promise<number[]
   return (await keptFiles(folder)).get(service) ?? []
 }
 
+/** ENOENT. */
+export function isMissing(error: unknown): boolean {
+  return Object(error).code === 'ENOENT'
+}
+
 async function namesIn(folder: string): Promise<string[]> {
   try {
     return await readdir(folder)
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return []
+    if (isMissing(error)) return []
     throw error
   }
 }

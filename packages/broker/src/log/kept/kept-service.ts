@@ -29,7 +29,7 @@ const CHUNK = 256 * 1024
 const { O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, O_RDWR } = constants
 const NEWLINE = 0x0a
 
-/** What crosses an exec: bytes in base64. */
+/** State that crosses an exec; bytes in base64. */
 export interface KeptServiceState extends Pick<LineBufferState, 'dropped' | 'unreported'> {
   readonly pending: string
 }
@@ -210,7 +210,10 @@ export class KeptService {
   }
 
   #resume(): void {
-    this.#events.resumed(this.#buffer.resume(), this.#cause === 'EAGAIN' ? 'the disk was too slow' : this.#cause)
+    this.#events.resumed(
+      this.#buffer.resume(),
+      this.#cause === 'EAGAIN' ? 'the disk was too slow' : this.#cause,
+    )
     this.#cause = 'EAGAIN'
   }
 }

@@ -10,7 +10,7 @@ const END_TIMEOUT_MS = 500
 /** Interval at which `settled` checks for progress, in ms. */
 const POLL_INTERVAL_MS = 5
 
-/** What crosses an exec, by service. */
+/** State that crosses an exec, by service. */
 export type OutputKeeperState = Readonly<Record<string, KeptServiceState>>
 
 export interface OutputKeeperOptions {

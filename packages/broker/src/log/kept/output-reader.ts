@@ -1,6 +1,5 @@
 import { type FileHandle, open } from 'node:fs/promises'
-import { errnoOf } from '../../config/error.ts'
-import { filesOf, outputFile } from './files.ts'
+import { filesOf, isMissing, outputFile } from './files.ts'
 import { type OutputLine, parseLine } from './line.ts'
 
 const BLOCK = 64 * 1024
@@ -190,7 +189,7 @@ async function opened(path: string): Promise<FileHandle | undefined> {
   try {
     return await open(path, 'r')
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined
+    if (isMissing(error)) return undefined
     throw error
   }
 }

@@ -11,6 +11,10 @@ const MAX_READ_BYTES = 8 * 1024 * 1024
 const MAX_TEXT = 512 * 1024
 const MAX_LINES = 1000
 
+interface ServiceParams {
+  Params: { service: string }
+}
+
 const query = z.strictObject({
   backend: z.string().min(1).max(64).optional(),
   lines: z
@@ -26,7 +30,7 @@ export function addOutputRoutes(
   folder: string,
   find: (name: string) => ServiceStatus,
 ): void {
-  app.get<{ Params: { service: string } }>('/api/v1/services/:service/output', async ({ params, query: given }) => {
+  app.get<ServiceParams>('/api/v1/services/:service/output', async ({ params, query: given }) => {
     const { name } = find(params.service)
     const result = query.safeParse(given)
     if (!result.success) throw badRequest(result.error)
