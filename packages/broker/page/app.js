@@ -5,6 +5,7 @@ import { byId, setText } from './element.js'
 import { Feed } from './feed.js'
 import { age, timeOfDay } from './format.js'
 import { History } from './history.js'
+import { OutputDialog } from './output.js'
 import { drainQuestion, QuestionDialog, reloadQuestion } from './question.js'
 import { Services } from './services.js'
 import { Totals } from './totals.js'
@@ -36,7 +37,11 @@ const parts = {
 
 const past = new History()
 const question = new QuestionDialog()
-const services = new Services(parts.services, (target) => question.ask(drainQuestion(target)))
+const output = new OutputDialog()
+const services = new Services(parts.services, {
+  onDrain: (target) => question.ask(drainQuestion(target)),
+  onOutput: (service) => output.open(service),
+})
 const connections = new Connections()
 const changes = new Changes()
 const totals = new Totals()
