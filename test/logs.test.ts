@@ -1,11 +1,13 @@
 import { rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import { batonCommand } from './support/broker.ts'
 import { baton, batonHere } from './support/command.ts'
 import { eventually } from './support/eventually.ts'
 import { ask, type Line, logsOf, outputFiles, startPrinting } from './support/kept-logs.ts'
 import { LIMIT } from './support/limits.ts'
 import { askAdmin, masterStatus } from './support/operator.ts'
+import { PseudoTerminal } from './support/pseudo-terminal.ts'
 
 // The output of managed backends is kept, and `baton logs` shows it. Under load, and over deaths: slow/logs.test.ts.
 
@@ -136,6 +138,35 @@ void t.test('what two services print is kept, and shown', { timeout: LIMIT }, as
     await eventually(
       async () => (await logsOf(broker)).some(({ msg }) => msg === 'an error'),
       'the line from before is kept',
+    )
+  })
+
+  await t.test('a deploy in a terminal shows a bar, and the step that it waits for', async (t) => {
+    const baton = `${process.execPath} ${batonCommand}`
+    const terminal = new PseudoTerminal(t, `${baton} deploy web --config ${broker.configFile}`)
+    const shown = await terminal.end()
+    t.match(shown, /\r\u001b\[2K░{24} 0\/2 {2}waiting for the broker/)
+    t.match(shown, /█{3}░{21} 0\/2 {2}web\.1: waiting until the new process is ready/)
+    t.match(shown, /█{18}░{6} 1\/2 {2}web\.2: ready; watching it for 1s/)
+    t.match(shown, /█{24} 2\/2 {2}web\.2: replaced/)
+    const lines = shown
+      .split('\r\n')
+      .map((line) => line.slice(line.lastIndexOf('\r') + 1).replace('\u001b[2K', ''))
+    t.match(lines[0], /^started web\.1: new version started \(pid \d+, backend \w+\)$/)
+    t.match(lines, [
+      /^started/,
+      /^ready/,
+      /^draining/,
+      /^stopped/,
+      /^started/,
+      /^ready/,
+      /^draining/,
+      /^stopped/,
+      /^done web: 2 replaced$/,
+    ])
+    t.notOk(
+      lines.slice(1).some((line) => line.includes('█')),
+      'nothing of the bar is left',
     )
   })
 })
