@@ -37,7 +37,7 @@ export class DeployState {
   push(line: string): void {
     const [, step = '', instance = '', text = ''] = /^(\w+) (\S+): (.*)$/.exec(line) ?? []
     this.waits = WAITS[step]?.(instance, text) ?? this.waits
-    // What was replaced goes back.
+    // Instances that were replaced return to the old version.
     if (step === 'aborted') this.#steps = new Map()
     const done = STEPS.indexOf(step) + 1
     if (done > 0) this.#steps.set(instance, done)
