@@ -1,5 +1,6 @@
 import type { ResumedKind } from '@baton/backend-sdk/protocol'
 import type { ListenerConfig } from '../config/config.ts'
+import type { History, HistoryPoints } from '../api/history.ts'
 import type { Change } from '../api/events.ts'
 import type { Shift, Shifts } from '../api/shift.ts'
 import type { BackendState, HandBackKind } from '../metrics/labels.ts'
@@ -96,6 +97,8 @@ export type ToWorker =
       readonly controls?: Controls
       /** As in `shifts`. */
       readonly shifts?: Shifts
+      /** Of earlier workers. Absent in the message of an older program. */
+      readonly history?: History
     }
   /** An operator has ordered this, at another worker. */
   | { readonly type: 'control'; readonly service: string; readonly control: Control }
@@ -204,6 +207,8 @@ export type FromWorker =
       readonly service: string
       readonly shift: Shift | null
     }
+  /** One more point of each service. */
+  | { readonly type: 'history'; readonly points: HistoryPoints }
   | { readonly type: 'pong' }
 
 /** A connection that waits in one worker, as the next one gets it. */

@@ -1,6 +1,7 @@
 import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/native-sendmsg'
 import type { Controls } from '../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
+import { extended, type History } from '../api/history.ts'
 import type { Shifts as ShiftsState } from '../api/shift.ts'
 import { keptOutputOf, longestDrainDeadline } from '../config/config.ts'
 import { readConfigText } from '../config/file.ts'
@@ -62,6 +63,7 @@ interface MasterInit {
   readonly controls?: Controls | undefined
   readonly shifts?: ShiftsState | undefined
   readonly output?: OutputKeeperState | undefined
+  readonly history?: History | undefined
 }
 
 export interface MasterOptions {
@@ -98,6 +100,8 @@ export class Master {
   readonly #workerPool: WorkerPool
   readonly #fleet: Fleet
   readonly #output: OutputKeeper
+  /** As the workers that serve have reported it. */
+  #history: History
   readonly #operator: Operator
   readonly #orphans: Orphans
   readonly #sessionHandover: SessionHandover
@@ -282,6 +286,7 @@ export class Master {
         controls: state.controls,
         shifts: state.shifts,
         output: state.output,
+        history: state.history,
       },
       options,
       state.fleet,
@@ -312,7 +317,9 @@ export class Master {
       run,
       shifts,
       output,
+      history = {},
     } = init
+    this.#history = history
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
     this.#poller = poller
@@ -347,6 +354,7 @@ export class Master {
           : undefined,
       controls: () => this.#controls.all,
       shifts: () => this.#shifts.state,
+      history: () => this.#history,
       changed: () => store.keepListening(activeConfig.sockets.own),
     }
     const { copies } = store
@@ -438,6 +446,7 @@ export class Master {
       executions: executions + 1,
       startedAt,
       shifts: this.#shifts.state,
+      history: this.#history,
       run: this.#appRun.state ?? null,
       waiting: this.#reloads.waiting,
       controls: this.#controls.all,
@@ -588,6 +597,8 @@ export class Master {
       this.#workerPool.sendControl(worker, service, control)
       this.#workerPool.sendEstate()
     }
+    if (message.type === 'history' && worker === this.#workerPool.current)
+      this.#history = extended(this.#history, message.points)
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'shift') {
       const { ask, shift, ...rest } = message

@@ -233,6 +233,7 @@ export class SupervisedWorker {
     known,
     controls = [],
     shifts = {},
+    history = {},
   }: Extract<ToWorker, { type: 'start' }>): void {
     const config = parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
@@ -249,6 +250,8 @@ export class SupervisedWorker {
       collect: () => this.#collect(),
       reload: (by, wait) => this.#reload(by, wait),
       shifts,
+      history,
+      onHistory: (points) => this.#channel.send({ type: 'history', points }),
       requestShift: (service, shift, by) => this.#requestShift(service, shift, by),
       droppedLines: () => standardOutput().dropped,
       controls,

@@ -12,7 +12,9 @@ import { type Config, drainDeadlineOf, type ListenerConfig, type ServiceConfig }
 import { formatAddress } from '../config/address.ts'
 import { type ClientConnection, InheritedClient, type ParkedClient } from './connection/connection.ts'
 import type { ResumeState } from './connection/resume-state.ts'
+import type { History, HistoryPoints } from '../api/history.ts'
 import { EventFeed } from './events/event-feed.ts'
+import { ServiceHistory } from './events/history.ts'
 import type { Change } from '../api/events.ts'
 import type { Shift, Shifts } from '../api/shift.ts'
 import { LingeringClose } from './reject/lingering-close.ts'
@@ -65,6 +67,9 @@ export interface WorkerContext {
   readonly shifts: Shifts
   /** Begins a shift of a service, or ends it. */
   readonly requestShift: (service: string, shift: Shift | undefined, by: string) => Promise<ReloadResult>
+  /** Of earlier workers, for the charts of the status page; and where each new point goes. */
+  readonly history: History
+  readonly onHistory: (points: HistoryPoints) => void
   /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
   /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
@@ -365,6 +370,7 @@ export function createWorker(
       events.sample()
     },
     connections: recorder,
+    history: () => history.all,
     outputFolder: outputFolder(config.runtimeDir),
     get events() {
       return events
@@ -377,6 +383,16 @@ export function createWorker(
     },
     systemClock,
     id,
+  )
+
+  const history = new ServiceHistory(
+    {
+      counted: () => [...services.values()].map(countedOf),
+      held: (service) => services.get(service)?.held ?? 0,
+    },
+    systemClock,
+    given.history ?? {},
+    given.onHistory ?? (() => {}),
   )
 
   function linksOf(service: string, backend: string): BackendLink[] {
@@ -418,6 +434,7 @@ export function createWorker(
     // A supervised worker still has to send to its master, which may be busy; the poller then ends with the process.
     if (!context) poller.close()
     events.close()
+    history.close()
     await admin.close()
   }
   /** Each service has the time that it is configured to have, out of `milliseconds`; then its relays are cut. */
@@ -515,6 +532,7 @@ export function createWorker(
       const stopped = admin.drain()
       // Clients of the event stream reconnect, and reach the successor.
       events.close()
+      history.close()
       const all = [...services.values()]
       await settledWithin(predecessors, deadline)
       await settledWithin(

@@ -44,7 +44,7 @@ export interface ReloadParts {
 /** The rest of what crosses exec. */
 type Carried = Pick<
   MasterState,
-  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'run'
+  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'history' | 'run'
 > & {
   /** Requests for the next reload. */
   readonly waiting: readonly ReloadRequest[]

@@ -1,6 +1,7 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import type { Controls } from '../../ipc/controls.ts'
+import type { History } from '../../api/history.ts'
 import type { Shifts } from '../../api/shift.ts'
 import type { OutputKeeperState } from '../../log/kept/output-keeper.ts'
 import type { BackendReport } from '../../ipc/messages.ts'
@@ -67,6 +68,8 @@ export interface MasterState {
   readonly log?: LogState
   /** Output that is to be kept. Absent in the state of an older version. */
   readonly output?: OutputKeeperState
+  /** Absent in the state of an older version. */
+  readonly history?: History
   /** Names of what the service manager keeps. Absent in the state of an older version. */
   readonly store?: FdStoreState
 }

@@ -1,6 +1,7 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { Controls } from '../../ipc/controls.ts'
+import type { History } from '../../api/history.ts'
 import type { Shifts } from '../../api/shift.ts'
 import type { BackendReport, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
@@ -25,11 +26,13 @@ export function sendFirstOrders(
     managed,
     controls,
     shifts,
+    history,
   }: {
     readonly backends: readonly BackendReport[]
     readonly managed: readonly ManagedReport[]
     readonly controls: Controls
     readonly shifts: Shifts
+    readonly history: History
   },
 ): void {
   const listeners = [...sockets.listeners]
@@ -52,6 +55,7 @@ export function sendFirstOrders(
     managed,
     controls,
     shifts,
+    history,
   })
 }
 

@@ -452,6 +452,7 @@ export class WorkerPool {
       managed: this.#host.managed(),
       controls: this.#host.controls(),
       shifts: this.#host.shifts(),
+      history: this.#host.history(),
     })
     return worker
   }

@@ -12,6 +12,7 @@ import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
 import { quoted } from './quoted.ts'
 import type { WorkerView } from './view.ts'
+import { HISTORY_INTERVAL_MS } from '../../api/history.ts'
 import type { Shift } from '../../api/shift.ts'
 import type { BackendStatus, DrainResult, ServiceStatus, Status } from '../../api/status.ts'
 
@@ -72,6 +73,8 @@ export function addRoutes(
         : `no record of connection ${quoted(params.id)}; the last ${view.connections.capacity} are kept, and a reload starts without any`
     throw new AdminError('BATON_ERR_ADMIN_NO_CONNECTION', message)
   })
+
+  app.get('/api/v1/history', () => ({ intervalMs: HISTORY_INTERVAL_MS, services: view.history() }))
 
   app.get('/api/v1/events', { exposeHeadRoute: false }, (request, reply) => {
     streamEvents(reply, view.events)
