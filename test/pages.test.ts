@@ -91,7 +91,9 @@ void t.test('master.md has every message of the channel, and no other', async (t
 void t.test('admin.md has every route, step, outcome and kind of change, and no other', async (t) => {
   const page = read('docs/reference/admin.md')
   const broker = (file: string) => read(`packages/broker/src/${file}`)
-  const sources = ['routes', 'control-routes'].map((name) => broker(`worker/admin/${name}.ts`)).join('')
+  const sources = ['routes', 'control-routes', 'output-routes']
+    .map((name) => broker(`worker/admin/${name}.ts`))
+    .join('')
   const routes = [...sources.matchAll(/app\.(get|post)(?:<\w+>)?\(\s*'([^']+)'/g)].map(
     ([, method = '', path]) => `${method.toUpperCase()} ${path}`,
   )

@@ -1,15 +1,16 @@
-import { hasToken, useToken } from './api.js'
+import { get, hasToken, useToken } from './api.js'
 import { Changes } from './changes.js'
 import { Connections } from './connections.js'
 import { byId, setText } from './element.js'
 import { Feed } from './feed.js'
 import { age, timeOfDay } from './format.js'
 import { History } from './history.js'
+import { OutputDialog } from './output.js'
 import { drainQuestion, QuestionDialog, reloadQuestion } from './question.js'
 import { Services } from './services.js'
 import { Totals } from './totals.js'
 
-/** @import { Change, FeedState, Sample } from './shapes.d.ts' */
+/** @import { Change, FeedState, HistoryAnswer, Sample } from './shapes.d.ts' */
 
 /** @type {Readonly<Record<FeedState, string>>} */
 const FEED_WORDS = {
@@ -36,7 +37,11 @@ const parts = {
 
 const past = new History()
 const question = new QuestionDialog()
-const services = new Services(parts.services, (target) => question.ask(drainQuestion(target)))
+const output = new OutputDialog()
+const services = new Services(parts.services, {
+  onDrain: (target) => question.ask(drainQuestion(target)),
+  onOutput: (service) => output.open(service),
+})
 const connections = new Connections()
 const changes = new Changes()
 const totals = new Totals()
@@ -59,10 +64,23 @@ function onSample(sample) {
     parts.changes.hidden = false
     parts.reload.disabled = false
     connections.start()
+    void showPast()
   }
   connections.offer(sample.status.services.map(({ name }) => name))
   // A hidden page is not drawn, but its samples are kept.
   if (first || !document.hidden) draw()
+}
+
+/** Charts begin with what the broker has recorded. A broker of an older version has nothing. */
+async function showPast() {
+  try {
+    /** @type {HistoryAnswer} */
+    const { services: recorded } = await get('api/v1/history')
+    past.begin(recorded)
+    draw()
+  } catch {
+    // They fill as the page stays open.
+  }
 }
 
 function draw() {

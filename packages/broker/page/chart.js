@@ -6,7 +6,7 @@ import { WINDOW_MS } from './history.js'
 const WIDTH = 240
 const HEIGHT = 54
 /** Samples further apart than this are not joined: the values between them are unknown. */
-const GAP_MS = 5000
+const GAP_MS = 12_000
 
 /**
  * @typedef {object} Line
@@ -16,7 +16,7 @@ const GAP_MS = 5000
  */
 
 /**
- * A small chart of the last two minutes. The current value is next to it as text, and the drawing has a text
+ * A small chart of the last 15 minutes. The current value is next to it as text, and the drawing has a text
  * alternative.
  */
 export class Chart {
@@ -80,7 +80,7 @@ export class Chart {
     const parts = this.#lines.map(({ key, label }) => `${label} ${this.#format(last[key])}`.trim())
     this.#drawing.setAttribute(
       'aria-label',
-      `${this.#title}, last two minutes: now ${parts.join(', ')}; at most ${this.#format(most)}`,
+      `${this.#title}, last 15 minutes: now ${parts.join(', ')}; at most ${this.#format(most)}`,
     )
   }
 }

@@ -1,7 +1,11 @@
-/** @import { ServiceRates, Sample, ServiceStatus } from './shapes.d.ts' */
+/** @import { PastServices, ServiceRates, Sample, ServiceStatus } from './shapes.d.ts' */
 
 /** The time span of the charts. */
-export const WINDOW_MS = 120_000
+export const WINDOW_MS = 900_000
+/** Samples that are older than this are thinned out. */
+const DENSE_MS = 120_000
+/** Time between two samples that are older, as between the points of the broker's history. */
+const SPARSE_MS = 4500
 
 /**
  * One sample of a service for its charts. Unknown values are null, and leave a gap.
@@ -17,7 +21,7 @@ export const WINDOW_MS = 120_000
  * @property {number | null} rejects
  */
 
-/** The last two minutes of every service. Older samples are dropped, so memory stays bounded. */
+/** The last 15 minutes of every service. Older samples are dropped, so memory stays bounded. */
 export class History {
   /** @type {Map<string, Moment[]>} */
   #moments = new Map()
@@ -37,12 +41,22 @@ export class History {
     for (const service of whole.status.services) {
       const moments = this.#moments.get(service.name) ?? []
       moments.push(momentOf(at, service, whole.services?.[service.name]))
-      this.#moments.set(
-        service.name,
-        moments.filter((moment) => moment.at > at - WINDOW_MS - 5000),
-      )
+      this.#moments.set(service.name, thinned(moments, at))
     }
     return whole
+  }
+
+  /**
+   * Adds the samples that the broker has taken before this page was opened.
+   *
+   * @param {PastServices} services
+   */
+  begin(services) {
+    for (const [name, moments] of this.#moments) {
+      const first = moments[0]?.at ?? Infinity
+      const before = (services[name] ?? []).filter(({ at }) => at < first)
+      this.#moments.set(name, [...before, ...moments])
+    }
   }
 
   /**
@@ -52,6 +66,20 @@ export class History {
   of(service) {
     return this.#moments.get(service) ?? []
   }
+}
+
+/**
+ * @param {readonly Moment[]} moments
+ * @param {number} now
+ */
+function thinned(moments, now) {
+  let kept = -Infinity
+  return moments.filter(({ at }) => {
+    if (at <= now - WINDOW_MS - 5000) return false
+    if (at < now - DENSE_MS && at - kept < SPARSE_MS) return false
+    kept = at
+    return true
+  })
 }
 
 /**

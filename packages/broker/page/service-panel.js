@@ -6,7 +6,7 @@ import { ReasonTable } from './reason-table.js'
 
 /** @import { ServiceRates, ListenerStatus, ServiceStatus } from './shapes.d.ts' */
 /** @import { Moment } from './history.js' */
-/** @import { DrainTarget } from './services.js' */
+/** @import { Actions } from './services.js' */
 
 /**
  * Figures shown besides the charts and tables: label, meaning, value.
@@ -42,9 +42,9 @@ export class ServicePanel {
 
   /**
    * @param {string} name
-   * @param {(target: DrainTarget) => void} onDrain
+   * @param {Actions} actions
    */
-  constructor(name, onDrain) {
+  constructor(name, { onDrain, onOutput }) {
     const title = `service-${name}`
     this.#drain = element(
       'button',
@@ -54,6 +54,10 @@ export class ServicePanel {
     this.#drain.addEventListener('click', () => {
       if (this.#service && this.#drain.ariaDisabled !== 'true')
         onDrain({ service: this.#service, backend: null })
+    })
+    const output = element('button', { type: 'button', 'aria-label': `Output of ${name}` }, 'Output')
+    output.addEventListener('click', () => {
+      if (this.#service) onOutput(this.#service)
     })
     this.#backends = new BackendTable(name, (backend) => {
       if (this.#service) onDrain({ service: this.#service, backend })
@@ -79,7 +83,13 @@ export class ServicePanel {
     this.element = element(
       'section',
       { class: 'panel service', 'aria-labelledby': title },
-      element('div', { class: 'heading' }, element('h2', { id: title }, name), this.#listeners, this.#drain),
+      element(
+        'div',
+        { class: 'heading' },
+        element('h2', { id: title }, name),
+        this.#listeners,
+        element('span', { class: 'actions' }, output, ' ', this.#drain),
+      ),
       this.#alert,
       element('div', { class: 'charts' }, ...this.#charts.map((chart) => chart.element)),
       element(

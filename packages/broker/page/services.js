@@ -10,21 +10,27 @@ import { ServicePanel } from './service-panel.js'
  * @property {BackendStatus | null} backend null: all backends of the service
  */
 
+/**
+ * @typedef {object} Actions
+ * @property {(target: DrainTarget) => void} onDrain
+ * @property {(service: ServiceStatus) => void} onOutput
+ */
+
 /** One panel for each service, in the order of the configuration. */
 export class Services {
   #place
-  #onDrain
+  #actions
   /** @type {Map<string, ServicePanel>} */
   #panels = new Map()
   #none = element('p', { class: 'muted' }, 'No service is configured.')
 
   /**
    * @param {HTMLElement} place
-   * @param {(target: DrainTarget) => void} onDrain
+   * @param {Actions} actions
    */
-  constructor(place, onDrain) {
+  constructor(place, actions) {
     this.#place = place
-    this.#onDrain = onDrain
+    this.#actions = actions
   }
 
   /**
@@ -43,7 +49,7 @@ export class Services {
     for (const service of status.services) {
       let panel = this.#panels.get(service.name)
       if (panel === undefined) {
-        panel = new ServicePanel(service.name, this.#onDrain)
+        panel = new ServicePanel(service.name, this.#actions)
         this.#panels.set(service.name, panel)
         this.#place.append(panel.element)
       }

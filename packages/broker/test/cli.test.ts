@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { createServer as createTcpServer, type AddressInfo, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -394,3 +394,72 @@ void t.test(
     })
   },
 )
+
+void t.test('systemd --install', async (t) => {
+  const file = configFile(t)
+  const home = mkdtempSync(join(tmpdir(), 'baton-'))
+  const before = process.env['XDG_CONFIG_HOME']
+  process.env['XDG_CONFIG_HOME'] = home
+  t.teardown(() => {
+    rmSync(home, { recursive: true })
+    if (before === undefined) delete process.env['XDG_CONFIG_HOME']
+    else process.env['XDG_CONFIG_HOME'] = before
+  })
+  const path = join(home, 'systemd/user/shop.service')
+  const install = (...more: string[]) =>
+    baton('systemd', '--install', '--scope', 'user', '--name', 'shop', '--config', file, ...more)
+
+  const first = await install()
+  t.match(first, { code: 0, err: '' })
+  t.same(first.out.split('\n'), [
+    `wrote ${path}; to start it:`,
+    '  systemctl --user daemon-reload',
+    '  systemctl --user enable --now shop',
+    'so that it runs while you are not logged in: loginctl enable-linger',
+  ])
+  const text = readFileSync(path, 'utf8')
+  t.match(text, /^ExecStart=\S+ \S+ start --config \S+baton\.json$/m)
+  t.match(text, /^WantedBy=default\.target$/m)
+  t.notMatch(text, /^(?:User|CapabilityBoundingSet|ProtectSystem|PrivateTmp|RuntimeDirectory)=/m)
+  t.equal(statSync(path).mode & 0o777, 0o644 & ~process.umask())
+
+  t.match((await install()).out, `${path} is there already, and the same`)
+  t.same(JSON.parse((await install('--json')).out), {
+    path,
+    changed: false,
+    commands: ['systemctl --user daemon-reload', 'systemctl --user enable --now shop'],
+  })
+
+  await t.test('a different unit is kept without --force', async (t) => {
+    writeFileSync(path, '[Service]\nExecStart=/bin/true\n')
+    t.same(await install(), {
+      code: 1,
+      out: '',
+      err: `baton: ${path} exists and differs; --force replaces it. Nothing was changed`,
+    })
+    t.equal(readFileSync(path, 'utf8'), '[Service]\nExecStart=/bin/true\n')
+    t.match(JSON.parse((await install('--json', '--force')).out), { changed: true })
+    t.equal(readFileSync(path, 'utf8'), text)
+  })
+
+  await t.test('a folder that cannot be made', async (t) => {
+    rmSync(join(home, 'systemd'), { recursive: true })
+    writeFileSync(join(home, 'systemd'), '')
+    const { code, out, err } = await install()
+    t.same({ code, out }, { code: 1, out: '' })
+    t.match(err, /^baton: cannot write .*shop\.service \((?:ENOTDIR|EEXIST)\)$/)
+  })
+
+  await t.test('bad input', async (t) => {
+    t.match(await install('--user', 'root'), { code: 2, err: /--user goes without --scope user/ })
+    t.match(await install('--name', 'a/b'), { code: 2, err: /--name: "a\/b" is not a name of a unit/ })
+    t.match(await baton('systemd', '--force', '--config', file), {
+      code: 2,
+      err: /--force goes with --install/,
+    })
+    t.match(await baton('systemd', '--scope', 'host', '--config', file), {
+      code: 2,
+      err: /--scope: "host" must be "system" or "user"/,
+    })
+  })
+})

@@ -1,6 +1,14 @@
 import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 import t from 'tap'
 import { EventFeed, type EventSink, type EventSource, MAX_STREAMS } from '../src/worker/events/event-feed.ts'
+import {
+  extended,
+  type History,
+  HISTORY_INTERVAL_MS,
+  HISTORY_POINTS,
+  type HistoryPoints,
+} from '../src/api/history.ts'
+import { ServiceHistory } from '../src/worker/events/history.ts'
 import { type Counted, Rates } from '../src/worker/events/rates.ts'
 import { LatencyHistogram, percentiles } from '../src/worker/events/latency-histogram.ts'
 import { backend } from './worker-view.ts'
@@ -327,4 +335,49 @@ void t.test('streams are limited in number, and refused after the end', async (t
   t.equal(clock.running, 0)
   events.announce({ kind: 'drain', text: 'x' })
   events.close()
+})
+
+void t.test('the history: a point every 5 s, of what happened in it, for 15 minutes', async (t) => {
+  const clock = new HandClock()
+  const latency = new LatencyHistogram()
+  const counts = { handedOff: 0, rejected: 0, held: 0 }
+  const counted = (): Counted[] => [
+    {
+      name: 'web',
+      accepted: counts.handedOff,
+      handedOff: counts.handedOff,
+      fallbacks: {},
+      rejects: { hold_full: counts.rejected },
+      handedBack: 0,
+      notTaken: {},
+      latency: latency.snapshot(),
+    },
+  ]
+  const sent: HistoryPoints[] = []
+  const before: History = {
+    web: [{ at: 1, handoffs: 7, p50: 1, p90: 1, p99: 1, held: 0, fallbacks: 0, rejects: 0 }],
+    gone: [],
+  }
+  const source = { counted, held: () => counts.held }
+  const history = new ServiceHistory(source, clock, before, (points) => void sent.push(points))
+  counts.handedOff = 50
+  latency.observe(2)
+  clock.advance(HISTORY_INTERVAL_MS)
+  counts.rejected = 10
+  counts.held = 3
+  clock.advance(HISTORY_INTERVAL_MS)
+  t.match(sent, [
+    { web: { handoffs: 10, rejects: 0, held: 0, p50: Number } },
+    { web: { handoffs: 0, rejects: 2, held: 3, p50: null } },
+  ])
+  t.same(history.all, { web: [...(before['web'] ?? []), ...sent.map(({ web }) => web)] })
+  t.same(
+    sent.reduce<History>((all, points) => extended(all, points), before),
+    history.all,
+    'the master has the same',
+  )
+  clock.advance(HISTORY_INTERVAL_MS * (HISTORY_POINTS + 5))
+  t.equal(history.all['web']?.length, HISTORY_POINTS)
+  history.close()
+  t.equal(clock.running, 0)
 })

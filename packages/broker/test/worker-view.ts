@@ -89,6 +89,8 @@ export function fakeView({ recorder = 16 }: { recorder?: number } = {}) {
     asked: (change) => void asked.push(change),
     connections,
     events,
+    history: () => ({}),
+    outputFolder: '/nowhere',
     metricsText: () => state.metrics,
     metricsContentType: 'text/plain; version=0.0.4; charset=utf-8',
   }

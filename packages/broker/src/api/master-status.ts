@@ -8,6 +8,23 @@ export interface MasterStatus {
   } | null
   readonly managed: readonly InstanceStatus[]
   readonly workers: readonly { readonly pid: number; readonly role: string }[]
+  /** Absent from brokers of an older version. */
+  readonly broker?: BrokerFacts
+}
+
+/** A broker in short, for `baton ls`. */
+export interface BrokerFacts {
+  /** The configuration file. */
+  readonly config: string
+  /** The command that has started it. */
+  readonly kind: 'start' | 'run'
+  readonly version: string
+  /** ISO 8601. */
+  readonly startedAt: string
+  readonly listeners: readonly { readonly name: string; readonly address: string }[]
+  readonly services: readonly { readonly name: string; readonly backends: number; readonly ready: number }[]
+  /** That backends have, or the broker relays, holds or has parked. */
+  readonly connections: number
 }
 
 /**

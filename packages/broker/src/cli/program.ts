@@ -9,6 +9,8 @@ import { completionOf } from './commands/completion.ts'
 import { deploy } from './commands/deploy.ts'
 import { drain } from './commands/drain.ts'
 import { events } from './commands/events.ts'
+import { logs } from './commands/logs.ts'
+import { ls } from './commands/ls.ts'
 import { maintenance } from './commands/maintenance.ts'
 import { pause, resume } from './commands/pause.ts'
 import { reload } from './commands/reload.ts'
@@ -31,9 +33,11 @@ const COMMANDS: readonly Command[] = [
   reload,
   deploy,
   shift,
+  ls,
   status,
   top,
   events,
+  logs,
   trace,
   drain,
   pause,

@@ -6,7 +6,8 @@ import type { Config } from '../config/config.ts'
 export interface UnitFacts {
   /** Version of systemd. */
   readonly version: number
-  readonly user: string
+  /** Undefined: the unit of a user, whose service manager runs it. */
+  readonly user: string | undefined
   /** Absolute paths: Node, then the `baton` command. */
   readonly program: readonly string[]
   /** Absolute path of the configuration. */
@@ -30,6 +31,22 @@ const STORED_CONNECTIONS = 1024
 /** Ports below need a capability. */
 const FIRST_FREE_PORT = 1024
 
+const SANDBOX = ['# All of the following also applies to managed backends.', 'NoNewPrivileges=yes']
+
+const SYSTEM_CALLS = [
+  'RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK',
+  'RestrictNamespaces=yes',
+  'RestrictRealtime=yes',
+  'RestrictSUIDSGID=yes',
+  'LockPersonality=yes',
+  'SystemCallArchitectures=native',
+  'SystemCallFilter=@system-service @pkey',
+  'SystemCallErrorNumber=EPERM',
+]
+
+/** The service manager of a user can neither change capabilities nor mount file systems. */
+const USER_SANDBOX = [...SANDBOX, ...SYSTEM_CALLS]
+
 /** The unit of a broker with this configuration. */
 export function unitOf(config: UnitConfig, { version, user, program, file }: UnitFacts): string {
   const addresses = [...config.listeners.map(({ listen }) => listen), config.admin.listen]
@@ -48,8 +65,7 @@ export function unitOf(config: UnitConfig, { version, user, program, file }: Uni
             `ExecStart=${command('start')}`,
           ]
         : ['Type=notify', `ExecStart=${command('start')}`, `ExecReload=${command('reload')}`]),
-      `User=${user}`,
-      ...runtimeFolder(config.runtimeDir),
+      ...(user === undefined ? [] : [`User=${user}`, ...runtimeFolder(config.runtimeDir)]),
     ],
     [
       '# SIGTERM goes only to the master, which drains the other processes. Any that remain at the end are killed.',
@@ -73,32 +89,26 @@ export function unitOf(config: UnitConfig, { version, user, program, file }: Uni
           ]
         : []),
     ],
-    [
-      '# All of the following also applies to managed backends.',
-      'NoNewPrivileges=yes',
-      ...capabilities(addresses),
-      'ProtectSystem=strict',
-      ...writablePaths(config, addresses),
-      'ProtectHome=read-only',
-      ...(isTemporary(config.runtimeDir) ? [] : ['PrivateTmp=yes']),
-      'PrivateDevices=yes',
-      'ProtectClock=yes',
-      'ProtectControlGroups=yes',
-      'ProtectHostname=yes',
-      'ProtectKernelLogs=yes',
-      'ProtectKernelModules=yes',
-      'ProtectKernelTunables=yes',
-      'RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK',
-      'RestrictNamespaces=yes',
-      'RestrictRealtime=yes',
-      'RestrictSUIDSGID=yes',
-      'LockPersonality=yes',
-      'SystemCallArchitectures=native',
-      'SystemCallFilter=@system-service @pkey',
-      'SystemCallErrorNumber=EPERM',
-      '# Not MemoryDenyWriteExecute, because V8 compiles code; not PrivateUsers, because backends are identified by uid.',
-    ],
-    ['[Install]', 'WantedBy=multi-user.target'],
+    user === undefined
+      ? USER_SANDBOX
+      : [
+          ...SANDBOX,
+          ...capabilities(addresses),
+          'ProtectSystem=strict',
+          ...writablePaths(config, addresses),
+          'ProtectHome=read-only',
+          ...(isTemporary(config.runtimeDir) ? [] : ['PrivateTmp=yes']),
+          'PrivateDevices=yes',
+          'ProtectClock=yes',
+          'ProtectControlGroups=yes',
+          'ProtectHostname=yes',
+          'ProtectKernelLogs=yes',
+          'ProtectKernelModules=yes',
+          'ProtectKernelTunables=yes',
+          ...SYSTEM_CALLS,
+          '# Not MemoryDenyWriteExecute, because V8 compiles code; not PrivateUsers, because backends are identified by uid.',
+        ],
+    ['[Install]', `WantedBy=${user === undefined ? 'default.target' : 'multi-user.target'}`],
   ]
   return sections.map((lines) => lines.join('\n')).join('\n\n')
 }

@@ -28,6 +28,8 @@ export interface Config {
   readonly drainDeadline: number
   /** A worker that has not answered its master for this many milliseconds is replaced. */
   readonly workerTimeout: number
+  /** Of services that have no setting of their own. */
+  readonly keepOutput: Parsed['keepOutput']
   readonly admin: { readonly listen: Address; readonly token: Secret | null }
   /** Number of connections that the flight recorder keeps; 0 disables it. */
   readonly recorder: number
@@ -70,6 +72,7 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
     runtimeDir,
     drainDeadline: parsed.drainDeadline,
     workerTimeout: parsed.workerTimeout,
+    keepOutput: parsed.keepOutput,
     admin: { listen: parsed.admin.listen, token: secret('admin.tokenFile', parsed.admin.tokenFile) },
     recorder: parsed.recorder,
     listeners: parsed.listeners,

@@ -17,6 +17,26 @@ export function locateRuntimeDir(path: string): string {
   return typeof runtimeDir === 'string' ? resolve(dirname(resolve(path)), runtimeDir) : defaultRuntimeDir()
 }
 
+/**
+ * As `locateRuntimeDir`, and the services that the file names: whether Baton starts their backends, and how many.
+ *
+ * @throws ConfigError if the file cannot be read, or is not JSON
+ */
+export function locateServices(path: string): {
+  runtimeDir: string
+  services: ReadonlyMap<string, { readonly managed: boolean; readonly instances: number }>
+} {
+  const { services }: { services?: unknown } = Object(parseFile(readConfigText(path), path))
+  const facts = Object.entries(Object(services)).map(([name, service]) => {
+    const { command, instances }: { command?: unknown; instances?: unknown } = Object(service)
+    return [
+      name,
+      { managed: Array.isArray(command), instances: typeof instances === 'number' ? instances : 1 },
+    ] as const
+  })
+  return { runtimeDir: locateRuntimeDir(path), services: new Map(facts) }
+}
+
 /** @throws ConfigError if the file is missing or unreadable */
 export function readConfigText(path: string): string {
   try {

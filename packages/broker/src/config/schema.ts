@@ -4,6 +4,7 @@ import { parseAddress } from './address.ts'
 import { duration } from './duration-schema.ts'
 import { hostPatternProblem } from './host-pattern.ts'
 import { rate } from './rate.ts'
+import { size } from './size-schema.ts'
 import { parseTrustedSource } from './trusted-source.ts'
 import { VERSION, VERSION_EXPECTED } from './version.ts'
 
@@ -244,6 +245,22 @@ const upstream = z.strictObject({
   ),
 })
 
+const KEEP_EXPECTED = 'expected "off" or an object with "size" and "files"'
+
+const keepOutput = z.union(
+  [
+    z.enum(['off']),
+    z.strictObject({
+      size: describe(
+        size(64 * 1024).prefault('4MiB'),
+        'Maximum size of a file. The next line then goes to a new one, and the oldest is removed if there are more than `files`.',
+      ),
+      files: describe(count(2).max(1000).default(4), 'Maximum number of files of a service.'),
+    }),
+  ],
+  { error: KEEP_EXPECTED },
+)
+
 const service = z.strictObject({
   balance: describe(
     z.enum(['least-connections', 'round-robin', 'p2c', 'source-hash']).default('least-connections'),
@@ -363,6 +380,10 @@ const service = z.strictObject({
     path.default('.'),
     'Working directory of these processes, relative to the folder of the configuration file. Symbolic links in it are resolved when a deploy starts, and not again when a process is restarted.',
   ),
+  keepOutput: describe(
+    keepOutput.nullable().default(null),
+    'How much of the output of these processes is kept. `null`: as for the broker ([`keepOutput`](#keepoutput)).',
+  ),
   minHealthy: describe(
     duration(0).prefault('1s'),
     'In a deploy, how long a new process must stay ready without interruption before it replaces an old one.',
@@ -446,6 +467,11 @@ export const schema = z
       'The master starts another worker on the same sockets and kills the stuck one with SIGKILL. Connections that backends have are not affected;',
       'clients that the stuck worker relayed are lost, and new ones wait in the kernel until the next worker accepts.',
       'Time during which the worker gets no processor, or the master itself does not run, does not count.',
+    ),
+    keepOutput: describe(
+      keepOutput.prefault({}),
+      'How much of the output of managed backends is kept for `baton logs`, for each service, in `<runtimeDir>/output`. See',
+      '[kept output](managed-backends.md#kept-output). `"off"`: it is only in the log of the broker.',
     ),
     admin: describe(admin.prefault({}), 'The admin server.'),
     recorder: describe(

@@ -17,6 +17,16 @@ export function drainDeadlineOf(
   return own ?? drainDeadline
 }
 
+/** How much of the output of a service is kept; undefined if it is not, or if the service does not exist. Sizes are in bytes. */
+export function keptOutputOf(
+  { services, keepOutput }: Pick<Config, 'services' | 'keepOutput'>,
+  service: string,
+): Exclude<Config['keepOutput'], 'off'> | undefined {
+  const config = services.get(service)
+  const kept = config === undefined ? 'off' : (config.keepOutput ?? keepOutput)
+  return kept === 'off' ? undefined : kept
+}
+
 /** The longest of all services. */
 export function longestDrainDeadline(config: Pick<Config, 'services' | 'drainDeadline'>): number {
   return Math.max(...[...config.services.values()].map((service) => drainDeadlineOf(service, config)))

@@ -1,6 +1,7 @@
 import type { ResumedKind } from '@baton/backend-sdk/protocol'
 import type { ListenerConfig } from '../config/config.ts'
 import type { Packed } from '../config/packed.ts'
+import type { History, HistoryPoints } from '../api/history.ts'
 import type { Change } from '../api/events.ts'
 import type { Shift, Shifts } from '../api/shift.ts'
 import type { BackendState, HandBackKind } from '../metrics/labels.ts'
@@ -43,6 +44,9 @@ export interface KeptOutput {
   readonly backend: string
   readonly pid: number
   readonly stream: 'stdout' | 'stderr'
+  /** Absent from a master of an older version. */
+  readonly service?: string
+  readonly slot?: string | null
 }
 
 /** A process that the master runs for a service with a `command`. */
@@ -95,6 +99,8 @@ export type ToWorker =
       readonly controls?: Controls
       /** As in `shifts`. */
       readonly shifts?: Shifts
+      /** Of earlier workers. Absent in the message of an older program. */
+      readonly history?: History
     }
   /** An operator has ordered this, at another worker. */
   | { readonly type: 'control'; readonly service: string; readonly control: Control }
@@ -172,8 +178,13 @@ export type FromWorker =
   /** Initialised; accepting nothing yet. */
   | { readonly type: 'ready' }
   | { readonly type: 'failed'; readonly code: string; readonly message: string }
-  /** All registered backends. Sent after each change. */
-  | { readonly type: 'backends'; readonly backends: readonly BackendReport[] }
+  /** All registered backends. Sent after each change, and once a second. */
+  | {
+      readonly type: 'backends'
+      readonly backends: readonly BackendReport[]
+      /** Open connections of its backends, and its own. Absent from workers of an older version. */
+      readonly connections?: number
+    }
   /** A listener added at run time is accepting. */
   | { readonly type: 'listens'; readonly listener: string }
   /** The worker's own counters, once a second and before it exits. */
@@ -198,6 +209,8 @@ export type FromWorker =
       readonly service: string
       readonly shift: Shift | null
     }
+  /** One more point of each service. */
+  | { readonly type: 'history'; readonly points: HistoryPoints }
   | { readonly type: 'pong' }
 
 /** A connection that waits in one worker, as the next one gets it. */

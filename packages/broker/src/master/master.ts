@@ -1,12 +1,14 @@
 import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/native-sendmsg'
 import type { Controls } from '../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
+import { extended, type History } from '../api/history.ts'
 import type { Shifts as ShiftsState } from '../api/shift.ts'
-import { longestDrainDeadline } from '../config/service-rules.ts'
+import { keptOutputOf, longestDrainDeadline } from '../config/service-rules.ts'
 import { readConfigText } from '../config/file.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
 import { Fleet, type FleetOptions } from './fleet/fleet.ts'
+import { OutputKeeper, type OutputKeeperState } from '../log/kept/output-keeper.ts'
 import { Lifeline } from '../supervise/lifeline.ts'
 import { systemFleetOs } from './fleet/os.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
@@ -17,6 +19,7 @@ import { BROKER_VERSION } from '../version.ts'
 import { ReloadResumption } from './reload/resume.ts'
 import { AppRun, type RunState } from './run/app-run.ts'
 import { ReloadPreparation } from './reload/prepare.ts'
+import { brokerFacts } from './broker-facts.ts'
 import type { OperatorCommands } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
@@ -62,6 +65,8 @@ interface MasterInit {
   readonly run: RunState | undefined
   readonly controls?: Controls | undefined
   readonly shifts?: ShiftsState | undefined
+  readonly output?: OutputKeeperState | undefined
+  readonly history?: History | undefined
 }
 
 export interface MasterOptions {
@@ -98,6 +103,9 @@ export class Master {
   readonly #workerPool: WorkerPool
   readonly #spare: SpareWorker
   readonly #fleet: Fleet
+  readonly #output: OutputKeeper
+  /** As the workers that serve have reported it. */
+  #history: History
   readonly #operator: Operator
   readonly #orphans: Orphans
   readonly #sessionHandover: SessionHandover
@@ -285,6 +293,8 @@ export class Master {
         run: state.run ?? undefined,
         controls: state.controls,
         shifts: state.shifts,
+        output: state.output,
+        history: state.history,
       },
       options,
       state.fleet,
@@ -315,7 +325,10 @@ export class Master {
       workersStarted,
       run,
       shifts,
+      output,
+      history = {},
     } = init
+    this.#history = history
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
     this.#poller = poller
@@ -353,6 +366,7 @@ export class Master {
           : undefined,
       controls: () => this.#controls.all,
       shifts: () => this.#shifts.state,
+      history: () => this.#history,
       changed: () => store.keepListening(activeConfig.sockets.own),
     }
     const { copies } = store
@@ -368,8 +382,18 @@ export class Master {
       },
       shifts,
     )
+    this.#output = new OutputKeeper(
+      {
+        runtimeDir: activeConfig.config.runtimeDir,
+        limits: (service) => keptOutputOf(activeConfig.config, service),
+        logger,
+      },
+      output,
+    )
+    log.countDropped(this.#output)
     const fleetOptions: FleetOptions = {
       logger,
+      output: this.#output,
       os: systemFleetOs(this.#poller, lifeline),
       socket: controlPath(activeConfig.config),
       env: process.env,
@@ -405,6 +429,7 @@ export class Master {
     })
     const parts = {
       log,
+      output: this.#output,
       logger,
       notifier,
       store,
@@ -434,6 +459,7 @@ export class Master {
       executions: executions + 1,
       startedAt,
       shifts: this.#shifts.state,
+      history: this.#history,
       run: this.#appRun.state ?? null,
       waiting: this.#reloads.waiting,
       controls: this.#controls.all,
@@ -531,6 +557,7 @@ export class Master {
     await this.#workerPool.stop(drainDeadline, isLeft)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
+    await this.#output.end()
     await this.#orphans.end(Math.min(ORPHANS_TIMEOUT_MS, Math.max(0, end - performance.now())))
     report.end()
     this.#log.logger.info('stopped')
@@ -585,6 +612,8 @@ export class Master {
       this.#workerPool.sendControl(worker, service, control)
       this.#workerPool.sendEstate()
     }
+    if (message.type === 'history' && worker === this.#workerPool.current)
+      this.#history = extended(this.#history, message.points)
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'shift') {
       const { ask, shift, ...rest } = message
@@ -620,6 +649,12 @@ export class Master {
         pid,
         role: pid === this.#workerPool.current?.pid ? 'serving' : role === 'leaving' ? 'leaving' : 'starting',
       })),
+      broker: brokerFacts(
+        this.#activeConfig,
+        [...this.#workerPool.workers],
+        this.#appRun.state === undefined ? 'start' : 'run',
+        this.#startedAt,
+      ),
     }
   }
 }

@@ -29,6 +29,7 @@ export class StartLog {
   readonly #stderr = standardError()
   #lines: string[] | undefined = []
   #kept = { own: 0, output: 0 }
+  #otherDropped = () => 0
 
   /** @param state from the previous program; absent at a start, and after a version that had none */
   constructor(format: LogFormat, state?: LogState) {
@@ -42,7 +43,12 @@ export class StartLog {
 
   /** Lines dropped since the process was started, because they could not be written. */
   get dropped(): number {
-    return this.#stdout.dropped + this.#stderr.dropped
+    return this.#stdout.dropped + this.#stderr.dropped + this.#otherDropped()
+  }
+
+  /** Counts the lines that another output has dropped with those of the log. */
+  countDropped(of: { readonly dropped: number }): void {
+    this.#otherDropped = () => of.dropped
   }
 
   get state(): LogState {

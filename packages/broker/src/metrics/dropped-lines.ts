@@ -4,7 +4,7 @@ import { Counter, type Registry } from 'prom-client'
 export function droppedLines(registry: Registry, count: () => number = () => 0): void {
   const metric = new Counter({
     name: 'baton_log_lines_dropped_total',
-    help: 'Log lines dropped because standard output or standard error could not be written.',
+    help: 'Lines of the log, and of kept output, dropped because they could not be written.',
     registers: [registry],
     collect() {
       metric.reset()

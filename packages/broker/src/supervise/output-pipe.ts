@@ -1,14 +1,14 @@
 import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net'
 import { setCloseOnExec } from '@baton/native-sendmsg'
-import { standardOutput } from '../log/standard.ts'
+import { congestedOutput } from '../log/congestion.ts'
 import { outputPace } from './output-pace.ts'
 
 /** Shared by all pipes: a chunk is handled before the next read. Its size limits one piece of work: it can hold 8192 lines (`yes`). */
 const buffer = Buffer.allocUnsafe(16 * 1024)
 
 /**
- * Maximum pause in reading while the log is congested, in ms, after each `PACED_BYTES`: a burst is written instead of dropped, and an app
- * that prints up to 1.3 MB a second never waits for the reader of the log.
+ * Maximum pause in reading while an output is congested, in ms, after each `PACED_BYTES`: a burst is written instead of dropped, and an app
+ * that prints up to 1.3 MB a second never waits for the reader of the log, or for the disk.
  */
 const MAX_PAUSE_MS = 50
 const PACED_BYTES = 64 * 1024
@@ -27,7 +27,7 @@ export interface OutputPipeEvents {
 export class OutputPipe {
   #fd: number | null
   readonly #socket: Socket | undefined
-  /** Bytes read in a row while the log was congested. */
+  /** Bytes read in a row while an output was congested. */
   #paced = 0
 
   /** Owns `fd`; null is a stream that has already ended. */
@@ -65,9 +65,9 @@ export class OutputPipe {
   #mayReadOn(count: number, ms: number): boolean {
     const inBudget = outputPace.spend(ms)
     const resume = () => this.#socket?.resume()
-    const output = standardOutput()
-    this.#paced = output.congested ? this.#paced + count : 0
-    if (this.#paced < PACED_BYTES) {
+    const output = congestedOutput()
+    this.#paced = output === undefined ? 0 : this.#paced + count
+    if (output === undefined || this.#paced < PACED_BYTES) {
       if (!inBudget) outputPace.rest(resume)
       return inBudget
     }

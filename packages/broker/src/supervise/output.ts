@@ -1,7 +1,10 @@
 import type { Logger } from 'pino'
+import type { OutputStream } from '../log/kept/line.ts'
 import { LineSplitter } from './lines.ts'
 
-export type OutputStream = 'stdout' | 'stderr'
+export type { OutputStream } from '../log/kept/line.ts'
+
+const STREAMS = ['stdout', 'stderr'] as const
 
 /** Lines of a process's output that are kept to show why it failed. */
 const KEPT_LINES = 50
@@ -30,13 +33,18 @@ export class LastLines {
   }
 }
 
-/** The output of one process as lines: each goes to the log, and the last ones are kept. */
+/** Keeps lines, in order. */
+export type KeepLines = (stream: OutputStream, lines: readonly string[]) => void
+
+/** The output of one process as lines: each goes to the log and is kept, and the last ones are remembered here. */
 export class ProcessOutput {
+  readonly #keep: KeepLines
   readonly #streams: Record<OutputStream, { splitter: LineSplitter; logger: Logger }>
   readonly #last = new LastLines(KEPT_LINES)
 
   /** @param logger its lines name the process */
-  constructor(logger: Logger, partial?: PartialLines) {
+  constructor(logger: Logger, keep: KeepLines, partial?: PartialLines) {
+    this.#keep = keep
     this.#streams = {
       stdout: { splitter: new LineSplitter(partial?.stdout), logger: logger.child({ stream: 'stdout' }) },
       stderr: { splitter: new LineSplitter(partial?.stderr), logger: logger.child({ stream: 'stderr' }) },
@@ -53,13 +61,12 @@ export class ProcessOutput {
   }
 
   write(stream: OutputStream, chunk: Buffer): void {
-    const { splitter, logger } = this.#streams[stream]
-    this.#log(splitter.push(chunk), logger)
+    this.#log(stream, this.#streams[stream].splitter.push(chunk))
   }
 
   /** All output was written: logs incomplete last lines. */
   end(): void {
-    for (const { splitter, logger } of Object.values(this.#streams)) this.#log(splitter.end(), logger)
+    for (const stream of STREAMS) this.#log(stream, this.#streams[stream].splitter.end())
   }
 
   /** Keeps a line that the process did not write itself, such as why it could not be started. */
@@ -67,8 +74,10 @@ export class ProcessOutput {
     this.#last.push([line])
   }
 
-  #log(lines: string[], logger: Logger): void {
+  #log(stream: OutputStream, lines: string[]): void {
+    const { logger } = this.#streams[stream]
     for (const line of lines) logger.info(line)
+    this.#keep(stream, lines)
     this.#last.push(lines)
   }
 }

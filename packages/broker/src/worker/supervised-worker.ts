@@ -10,6 +10,7 @@ import {
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Shift } from '../api/shift.ts'
+import type { MasterStatus } from '../api/master-status.ts'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
@@ -17,7 +18,7 @@ import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
 import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
-import type { ListenerConfig, ServiceConfig } from '../config/config.ts'
+import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
 import { unpack, unpackConfig } from '../config/packed.ts'
 import { longestDrainDeadline } from '../config/service-rules.ts'
 import { FIRST_INHERITED, IdleClient, InheritedClient } from './connection/connection.ts'
@@ -37,6 +38,7 @@ import { factsOf } from '../supervise/proc.ts'
 import { KeptEstate, type Kept } from './unclaimed/estate.ts'
 import { Reception } from './unclaimed/reception.ts'
 import { systemOs } from './os.ts'
+import { brokerFacts } from './view.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
 
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
@@ -73,6 +75,7 @@ export class SupervisedWorker {
   #admin: OwnedFd | undefined
   #worker: ReplaceableWorker | undefined
   #copier: Copier | undefined
+  #config: Config | undefined
   #drainDeadline = 0
   readonly #pendingRequests = new Map<number, Ask>()
   /** Pending until each predecessor has sent its last client. */
@@ -237,10 +240,12 @@ export class SupervisedWorker {
     administersLate,
     controls = [],
     shifts = {},
+    history = {},
   }: Extract<ToWorker, { type: 'start' }>): Promise<void> {
     const config = unpackConfig(packed)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
     const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
+    this.#config = config
     this.#drainDeadline = longestDrainDeadline(config)
     this.#worker = createWorker(config, this.#logger, {
       sockets,
@@ -252,6 +257,8 @@ export class SupervisedWorker {
       collect: () => this.#collect(),
       reload: (by, wait) => this.#reload(by, wait),
       shifts,
+      history,
+      onHistory: (points) => this.#channel.send({ type: 'history', points }),
       requestShift: (service, shift, by) => this.#requestShift(service, shift, by),
       droppedLines: () => standardOutput().dropped,
       controls,
@@ -287,8 +294,10 @@ export class SupervisedWorker {
   }
 
   #report(): void {
-    if (this.#worker !== undefined)
-      this.#channel.send({ type: 'backends', backends: this.#worker.backends() })
+    const worker = this.#worker
+    if (worker === undefined) return
+    const connections = worker.connections()
+    this.#channel.send({ type: 'backends', backends: worker.backends(), connections })
   }
 
   async #count(): Promise<void> {
@@ -509,10 +518,10 @@ export class SupervisedWorker {
   async #wait(estate: KeptEstate): Promise<void> {
     this.#master = null
     this.#copier?.close()
-    estate.readOutputs(this.#logger)
+    if (this.#config !== undefined) estate.readOutputs(this.#logger, this.#config)
     this.#logger.error('the master is gone; going on without one, until the next start or stop')
     this.#reception = new Reception(estate.operator, this.#poller, {
-      status: () => ({ master: null, managed: [], workers: [{ pid: process.pid, role: 'serving' }] }),
+      status: () => this.#statusUnclaimed(),
       stop: (session) => void this.#stopUnclaimed(session.peer, session),
       claim: (session) => void this.#claim(session, estate),
     })
@@ -520,12 +529,23 @@ export class SupervisedWorker {
     await this.#worker?.serve()
   }
 
+  #statusUnclaimed(): MasterStatus {
+    const [worker, config] = [this.#worker, this.#config]
+    const broker = worker && config && brokerFacts(worker.status(), config.file ?? '', worker.connections())
+    return {
+      master: null,
+      managed: [],
+      workers: [{ pid: process.pid, role: 'serving' }],
+      ...(broker && { broker }),
+    }
+  }
+
   async #claim(session: OperatorSession, estate: KeptEstate): Promise<void> {
     const worker = this.#worker
     const started = factsOf(process.pid)?.startedAt
     if (worker === undefined || started === undefined || this.#ending) return session.close()
     // The next master reads on where this worker has stopped.
-    estate.stopReading()
+    await estate.stopReading()
     const fds: OwnedFd[] = []
     try {
       const snapshot = await worker.snapshot()
@@ -565,7 +585,8 @@ export class SupervisedWorker {
       this.#logger.error({ err: error }, 'another master could not take over')
     } finally {
       for (const fd of fds) fd.close()
-      if (this.isUnclaimed && this.#estate === estate) estate.readOutputs(this.#logger)
+      if (this.isUnclaimed && this.#estate === estate && this.#config !== undefined)
+        estate.readOutputs(this.#logger, this.#config)
       session.close()
     }
   }
@@ -577,6 +598,7 @@ export class SupervisedWorker {
     // Managed backends may still take clients that wait. They end when this process does, with the lifeline.
     this.#estate?.closeSockets()
     await this.#worker?.drain(Math.max(1, this.#drainDeadline))
+    await this.#estate?.stopReading()
     session?.write(answerText(true, []))
     session?.answered()
     clearInterval(this.#counting)

@@ -1,5 +1,6 @@
 import type { Shift, ShiftStatus } from '../api/shift.ts'
-import type { ServiceStatus } from '../api/status.ts'
+import type { BrokerFacts } from '../api/master-status.ts'
+import type { ServiceStatus, Status } from '../api/status.ts'
 import type { Control } from '../ipc/controls.ts'
 import type { BackendReport } from '../ipc/messages.ts'
 import { monotonic } from './copies/held-client.ts'
@@ -84,6 +85,37 @@ export function countedOf({ name, serviceStats }: Service): Counted {
     handedBack: serviceStats.taken,
     notTaken: Object.fromEntries(serviceStats.reasonsNotTaken),
     latency: serviceStats.latency.snapshot(),
+  }
+}
+
+/** Open connections: those that backends have, and those that wait, are on their way, or are relayed here. */
+export function connectionCount(services: Iterable<Service>): number {
+  let count = 0
+  for (const { held, inFlight, parkedCount, relaying, links } of services) {
+    count += held + inFlight + parkedCount + relaying
+    for (const { live } of links) count += live
+  }
+  return count
+}
+
+/** A broker without a master in short, for `baton ls`. */
+export function brokerFacts(
+  { broker, listeners, services }: Status,
+  config: string,
+  connections: number,
+): BrokerFacts {
+  return {
+    config,
+    kind: 'start',
+    version: broker.version,
+    startedAt: broker.startedAt,
+    listeners: listeners.map(({ name, address }) => ({ name, address })),
+    services: services.map(({ name, backends }) => ({
+      name,
+      backends: backends.length,
+      ready: backends.filter(({ state }) => state === 'ready').length,
+    })),
+    connections,
   }
 }
 

@@ -3,6 +3,7 @@ import { localAddress, type OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { ulid } from 'ulid'
 import { LateAdmin } from './admin/late-admin.ts'
+import { outputFolder } from '../log/kept/files.ts'
 import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
 import type { Control, Controls } from '../ipc/controls.ts'
@@ -12,7 +13,9 @@ import { drainDeadlineOf } from '../config/service-rules.ts'
 import { type Address, formatAddress } from '../config/address.ts'
 import { type ClientConnection, InheritedClient, type ParkedClient } from './connection/connection.ts'
 import type { ResumeState } from './connection/resume-state.ts'
+import type { History, HistoryPoints } from '../api/history.ts'
 import { EventFeed } from './events/event-feed.ts'
+import { ServiceHistory } from './events/history.ts'
 import type { Change } from '../api/events.ts'
 import type { Shift, Shifts } from '../api/shift.ts'
 import { LingeringClose } from './reject/lingering-close.ts'
@@ -36,7 +39,7 @@ import { fieldsOf, type Successor, type Waiting } from './service/hand-over.ts'
 import { Service } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
-import { backendReports, countedOf, serviceStatus } from './view.ts'
+import { backendReports, connectionCount, countedOf, serviceStatus } from './view.ts'
 
 export interface WorkerOptions {
   readonly logger: Logger
@@ -65,6 +68,9 @@ export interface WorkerContext {
   readonly shifts: Shifts
   /** Begins a shift of a service, or ends it. */
   readonly requestShift: (service: string, shift: Shift | undefined, by: string) => Promise<ReloadResult>
+  /** Of earlier workers, for the charts of the status page; and where each new point goes. */
+  readonly history: History
+  readonly onHistory: (points: HistoryPoints) => void
   /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
   /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
@@ -153,6 +159,8 @@ export interface ReplaceableWorker extends Worker {
   /** Sends a change reported by the master to the event streams. */
   announce(change: Change): void
   backends(): BackendReport[]
+  /** Open connections: those of its backends, and its own. */
+  connections(): number
   snapshot(): Promise<MetricSnapshot>
   /** To be called after each wake-up of the poller: offers the clients accepted in it together. */
   flush(): void
@@ -371,6 +379,8 @@ export function createWorker(
       events.sample()
     },
     connections: recorder,
+    history: () => history.all,
+    outputFolder: outputFolder(config.runtimeDir),
     get events() {
       return events
     },
@@ -382,6 +392,16 @@ export function createWorker(
     },
     systemClock,
     id,
+  )
+
+  const history = new ServiceHistory(
+    {
+      counted: () => [...services.values()].map(countedOf),
+      held: (service) => services.get(service)?.held ?? 0,
+    },
+    systemClock,
+    given.history ?? {},
+    given.onHistory ?? (() => {}),
   )
 
   function linksOf(service: string, backend: string): BackendLink[] {
@@ -423,6 +443,7 @@ export function createWorker(
     // A supervised worker still has to send to its master, which may be busy; the poller then ends with the process.
     if (!context) poller.close()
     events.close()
+    history.close()
     await admin.close()
   }
   /** Each service has the time that it is configured to have, out of `milliseconds`; then its relays are cut. */
@@ -527,6 +548,7 @@ export function createWorker(
       const stopped = admin.drain()
       // Clients of the event stream reconnect, and reach the successor.
       events.close()
+      history.close()
       const all = [...services.values()]
       await settledWithin(predecessors, deadline)
       await settledWithin(
@@ -614,6 +636,7 @@ export function createWorker(
     shift,
     announce: (change) => events.announce(change),
     backends: () => backendReports(services.values()),
+    connections: () => connectionCount(services.values()),
     snapshot: () => {
       publish()
       return metrics.snapshot()

@@ -2,8 +2,10 @@ import { parseDuration } from '../../config/duration.ts'
 import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
 import { locateRuntimeDir } from '../../config/file.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
-import { askMaster } from '../../ipc/operator-client.ts'
-import { UsageError } from '../output/terminal.ts'
+import { askMaster, masterStatus } from '../../ipc/operator-client.ts'
+import type { CommandResult } from '../../ipc/operator-protocol.ts'
+import { printable } from '../../log/printable.ts'
+import { type Terminal, UsageError } from '../output/terminal.ts'
 import { DONE, FAILED, USAGE } from '../../exit-codes.ts'
 
 /** There are no two versions to compare. */
@@ -16,7 +18,7 @@ export const deploy: Command = {
   details: [
     'Starts a new process for each instance, waits until it has been ready for minHealthy, moves new connections to it,',
     'drains the old process and stops it. If a new process fails, the remaining old ones stay, and the exit code is 1. After a',
-    'change of command, env or cwd, run `baton reload` first.',
+    'change of command, env or cwd, run `baton reload` first. In a terminal, a bar shows the step that it waits for.',
     '',
     'With --canary, the first new processes get this share of the new connections for some time. The deploy goes on if their',
     'failures, health and health checks are no worse than those of the old version. Otherwise they are drained, and the exit',
@@ -40,7 +42,7 @@ export const deploy: Command = {
     const how = switches.has('abort') ? ['abort'] : [`at-once=${atOnce}`, ...canary]
     const command = ['deploy', service, ...how].join(' ')
     const runtimeDir = locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG)
-    const { success, log } = await askMaster(runtimeDir, command, (line) => terminal.out(line))
+    const { success, log } = await askShowing(runtimeDir, service, command, terminal)
     for (const line of log) {
       if (success) terminal.out(line)
       else terminal.err(line)
@@ -48,6 +50,26 @@ export const deploy: Command = {
     if (success) return DONE
     return log[0]?.endsWith(NO_CANARY) === true ? USAGE : FAILED
   },
+}
+
+/** Shows the progress: as lines, and in a terminal with a bar below them. */
+async function askShowing(
+  runtimeDir: string,
+  service: string,
+  command: string,
+  terminal: Terminal,
+): Promise<CommandResult> {
+  const { display } = terminal
+  if (display === undefined) return askMaster(runtimeDir, command, (line) => terminal.out(line))
+  const { DeployBar } = await import('../deploy-bar.ts')
+  const { managed = [] } = (await masterStatus(runtimeDir)) ?? {}
+  const instances = new Set(managed.filter((each) => each.service === service).map((each) => each.instance))
+  const bar = new DeployBar(instances.size, display.output)
+  try {
+    return await askMaster(runtimeDir, command, (line) => bar.push(printable(line)))
+  } finally {
+    bar.end()
+  }
 }
 
 /** @throws UsageError */

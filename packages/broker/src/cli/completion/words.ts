@@ -12,7 +12,7 @@ export type Place =
 export function placeOf(name: string): Place {
   if (name === 'FILE') return { kind: 'file' }
   if (name === 'SERVICE') return { kind: 'service' }
-  if (name === 'SERVICE[/BACKEND]') return { kind: 'target' }
+  if (name.replace(/^\[(.*)\]$/, '$1') === 'SERVICE[/BACKEND]') return { kind: 'target' }
   if (name.includes('|')) return { kind: 'choice', words: name.split('|') }
   return { kind: 'unknown' }
 }

@@ -14,6 +14,14 @@ export function isListed(reports: readonly BackendReport[], id: string): boolean
   return reports.some((report) => isOf(id, report))
 }
 
+/** Slots of managed processes, by their ids. That of the process's own backend counts before one that descends from it. */
+export function slotsOf(reports: readonly BackendReport[]): Map<string, string> {
+  const slots = new Map<string, string>()
+  for (const { owner, slot } of reports) if (typeof owner === 'string') slots.set(owner, slot)
+  for (const { id, slot } of reports) slots.set(id, slot)
+  return slots
+}
+
 /** The best state reported: during a reload a backend may be registered with two workers. Undefined if no worker lists it. */
 export function reportedState(reports: readonly BackendReport[], id: string): string | undefined {
   const states = reports.filter((report) => isOf(id, report)).map(({ state }) => state)

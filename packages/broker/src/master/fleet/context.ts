@@ -1,10 +1,13 @@
 import type { Logger } from 'pino'
+import type { OutputKeeper } from '../../log/kept/output-keeper.ts'
 import type { FleetOs } from './os.ts'
 
 /** The surroundings of a fleet, given by its master and shared by all parts of the fleet. */
 export interface FleetContext {
   readonly logger: Logger
   readonly os: FleetOs
+  /** Keeps the output of all processes. Absent: it is only logged. */
+  readonly output?: Pick<OutputKeeper, 'write'> | undefined
   /** Drain the backends of processes that are to exit. A worker that has drained a backend no longer reports it. `deadline` in ms. */
   readonly workers: { drain(service: string, backend: string, deadline: number): void }
   /** Path of the control socket: BATON_SOCKET of every process. */

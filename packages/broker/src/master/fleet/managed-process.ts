@@ -2,7 +2,7 @@ import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
 import type { InstanceStatus } from '../../api/master-status.ts'
 import type { ChildEvents, ProcessExit, RunningProcess } from '../../supervise/child.ts'
-import { ProcessOutput } from '../../supervise/output.ts'
+import { type KeepLines, ProcessOutput } from '../../supervise/output.ts'
 import { factsOf } from '../../supervise/proc.ts'
 import type { FleetContext } from './context.ts'
 import { environmentOf, type Generation } from './definition.ts'
@@ -42,6 +42,7 @@ export class ManagedProcess {
   readonly #started: string | null
   readonly #foreign: boolean
   #life: ProcessLife
+  #slot: string | null
   #timer: Timer | undefined
 
   private constructor(
@@ -56,6 +57,7 @@ export class ManagedProcess {
     this.#context = context
     this.#notifyExited = exited
     this.#life = saved?.life ?? { kind: 'running' }
+    this.#slot = saved?.slot ?? null
     this.#process = run({
       output: (stream, chunk) => this.#output.write(stream, chunk),
       exited: (exit) => this.#exited(exit),
@@ -64,7 +66,9 @@ export class ManagedProcess {
     this.#logger = context.logger.child({ service, instance, backend: id, peerPid: this.pid })
     this.#started = saved?.started ?? (this.pid === undefined ? null : (factsOf(this.pid)?.startedAt ?? null))
     this.#foreign = saved?.foreign === true
-    this.#output = new ProcessOutput(this.#logger, saved && decode(saved.partial))
+    const keep: KeepLines = (stream, lines) =>
+      context.output?.write({ service, instance, backend: id, slot: this.#slot }, stream, lines)
+    this.#output = new ProcessOutput(this.#logger, keep, saved && decode(saved.partial))
     const { os, registrable } = context
     const left = saved === undefined ? REGISTRATION_TIMEOUT_MS : saved.unregistered
     this.#registration = new RegistrationWatch(
@@ -123,14 +127,12 @@ export class ManagedProcess {
     return this.#life
   }
 
-  /** Whether it has not registered yet and is expected to. */
-  get unregistered(): boolean {
-    return this.#registration.left !== null
-  }
-
-  /** A worker reports its backend. */
-  registered(): void {
+  /** A worker reports its backend, under this slot. @returns whether that is new */
+  registered(slot: string): boolean {
     this.#registration.end()
+    const isNew = this.#slot !== slot
+    this.#slot = slot
+    return isNew
   }
 
   /** Its last lines, oldest first. */
@@ -197,6 +199,7 @@ export class ManagedProcess {
       numbers,
       partial: { stdout: stdout.toString('base64'), stderr: stderr.toString('base64') },
       life: this.#life,
+      slot: this.#slot,
       started: this.#started,
       foreign: this.#foreign,
       unregistered: this.#registration.left,

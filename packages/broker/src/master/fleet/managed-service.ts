@@ -1,7 +1,7 @@
 import type { InstanceStatus } from '../../api/master-status.ts'
 import type { ManagedReport } from '../../ipc/messages.ts'
 import type { ProcessExit } from '../../supervise/child.ts'
-import { type BackendReport, isListed } from './backend-report.ts'
+import { type BackendReport, isListed, slotsOf } from './backend-report.ts'
 import type { FleetContext } from './context.ts'
 import { type Definition, type Generation, sameDefinition } from './definition.ts'
 import { Instance } from './instance.ts'
@@ -184,8 +184,13 @@ export class ManagedService {
       if (this.#isListed(process)) process.listed()
       else process.drained()
     }
-    for (const process of this.processes)
-      if (process.unregistered && this.#isListed(process)) process.registered()
+    const slots = slotsOf(reports)
+    let changed = false
+    for (const process of this.processes) {
+      const slot = slots.get(process.id)
+      if (slot !== undefined && process.registered(slot)) changed = true
+    }
+    if (changed) this.#context.changed?.()
   }
 
   /**

@@ -46,6 +46,8 @@ const process = z.object({
   /** Base64. */
   partial: z.object({ stdout: z.string(), stderr: z.string() }),
   life,
+  /** Such as `web-1`; null until it has registered. */
+  slot: z.string().nullable().default(null),
   /** When the kernel started it, in clock ticks since boot; null if that is not known. */
   started: z.string().nullable().default(null),
   /** It is no child of this process: a master that was killed had started it. */

@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError } from '../../config/error.ts'
 import { readConfigTextAtOnce } from '../../config/file.ts'
-import { describeError } from '../../errors.ts'
+import { BrokerError, describeError } from '../../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { ManagerStore } from '../systemd/manager-store.ts'
 import type { Notifier } from '../systemd/notify.ts'
@@ -19,12 +19,18 @@ import { ProgramFiles } from './program-files.ts'
 import type { SpareWorker } from '../workers/spare-worker.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartLog } from '../start-log.ts'
+import type { OutputKeeper } from '../../log/kept/output-keeper.ts'
 import { type Requester, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
 import { STATE_VERSION } from '../../ipc/state-version.ts'
+
+/** Time for kept output to be written, in ms; the rest crosses exec. And for a step that has begun to end. */
+const OUTPUT_SETTLE_MS = 250
+const OUTPUT_STUCK_MS = 2000
 
 /** Parts of the master that both halves of a reload use. */
 export interface ReloadParts {
   readonly log: StartLog
+  readonly output: OutputKeeper
   readonly notifier: Notifier
   readonly store: ManagerStore
   readonly operationLock: OperationLock
@@ -41,7 +47,7 @@ export interface ReloadParts {
 /** The rest of what crosses exec. */
 type Carried = Pick<
   MasterState,
-  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'run'
+  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'history' | 'run'
 > & {
   /** Requests for the next reload. */
   readonly waiting: readonly ReloadRequest[]
@@ -82,7 +88,11 @@ export class ReloadPreparation {
     requests: readonly [ReloadRequest, ...ReloadRequest[]],
     refused: (log: readonly string[]) => void,
   ): Promise<void> {
-    const { log, notifier, operationLock, workerPool, counters, files, spare } = this.#parts
+    const { log, output, notifier, operationLock, workerPool, counters, files, spare } = this.#parts
+    const proceed = () => {
+      log.proceed()
+      output.proceed()
+    }
     operationLock.begin('reload')
     notifier.reloading()
     const [first] = requests
@@ -100,13 +110,13 @@ export class ReloadPreparation {
       const problem = await this.#check(program)
       const cancelIfStopping = () => {
         if (operationLock.activity === 'reload') return false
-        log.proceed()
         spare.end()
+        proceed()
         refused(['the broker is stopping'])
         return true
       }
       if (cancelIfStopping()) return
-      await log.pause()
+      await pauseWriting(log, output)
       // Read the rest of partially received messages first.
       await workerPool.becomeQuiet()
       if (cancelIfStopping()) return
@@ -116,7 +126,7 @@ export class ReloadPreparation {
       why = describeError(error)
     }
     spare.end()
-    log.proceed()
+    proceed()
     operationLock.end('reload')
     counters.reloaded('failure', Date.now() / 1000)
     log.logger.error({ reason: why }, 'reload failed; nothing has changed')
@@ -216,6 +226,7 @@ export class ReloadPreparation {
         counters: counters.state,
         fleet: fleet.state,
         log: this.#parts.log.state,
+        output: this.#parts.output.state,
         store: store.state,
         ...(spare.state && { spare: spare.state }),
         askers,
@@ -254,4 +265,16 @@ export class ReloadPreparation {
       return { kind: 'signal' }
     }
   }
+}
+
+/**
+ * Resolves when what is pending is written, or is not accepted for now. Exec would cut a write short, or wait for one that is stuck.
+ *
+ * @throws {BrokerError} BATON_ERR_LOG_STUCK
+ */
+async function pauseWriting(log: StartLog, output: OutputKeeper): Promise<void> {
+  const [, paused] = await Promise.all([log.pause(), output.pause(OUTPUT_SETTLE_MS, OUTPUT_STUCK_MS)])
+  if (paused) return
+  const why = `a file of kept output has been blocked for ${OUTPUT_STUCK_MS} ms`
+  throw new BrokerError('BATON_ERR_LOG_STUCK', why)
 }

@@ -1,7 +1,9 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import type { Controls } from '../../ipc/controls.ts'
+import type { History } from '../../api/history.ts'
 import type { Shifts } from '../../api/shift.ts'
+import type { OutputKeeperState } from '../../log/kept/output-keeper.ts'
 import type { BackendReport } from '../../ipc/messages.ts'
 import { READABLE_VERSIONS } from '../../ipc/state-version.ts'
 import type { FleetState } from '../fleet/state.ts'
@@ -67,6 +69,10 @@ export interface MasterState {
   readonly log?: LogState
   /** A process for the next worker, which loads its program meanwhile. Absent if there is none, and in the state of an older version. */
   readonly spare?: StartedWorkerState
+  /** Output that is to be kept. Absent in the state of an older version. */
+  readonly output?: OutputKeeperState
+  /** Absent in the state of an older version. */
+  readonly history?: History
   /** Names of what the service manager keeps. Absent in the state of an older version. */
   readonly store?: FdStoreState
 }

@@ -90,11 +90,12 @@ export function giveEstate(
   }
 }
 
-function outputsOf([instance, { id, numbers }]: readonly [string, ProcessState]) {
+function outputsOf([instance, { id, numbers, slot }]: readonly [string, ProcessState]) {
   const { pid } = numbers
   return (['stdout', 'stderr'] as const).flatMap((stream) => {
     const fd = numbers[stream]
-    return fd === null ? [] : [{ fd, instance, backend: id, pid, stream }]
+    const service = instance.slice(0, instance.lastIndexOf('.'))
+    return fd === null ? [] : [{ fd, instance, backend: id, pid, stream, service, slot }]
   })
 }
 
@@ -107,6 +108,8 @@ export function withDescriptors(estate: Estate, fds: readonly OwnedFd[]): Estate
   const process = (saved: ProcessState): ProcessState => ({
     ...saved,
     foreign: true,
+    // The master has read on since; what it had of a line is lost with it.
+    partial: { stdout: '', stderr: '' },
     numbers: {
       ...saved.numbers,
       stdout: output(saved.numbers.stdout),

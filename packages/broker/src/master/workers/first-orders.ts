@@ -1,6 +1,7 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { Controls } from '../../ipc/controls.ts'
+import type { History } from '../../api/history.ts'
 import type { Shifts } from '../../api/shift.ts'
 import { packConfig } from '../../config/packed.ts'
 import type { BackendReport, ManagedReport } from '../../ipc/messages.ts'
@@ -27,12 +28,14 @@ export function sendFirstOrders(
     controls,
     shifts,
     administersLate,
+    history,
   }: {
     readonly backends: readonly BackendReport[]
     readonly managed: readonly ManagedReport[]
     readonly controls: Controls
     readonly shifts: Shifts
     readonly administersLate: boolean
+    readonly history: History
   },
 ): void {
   const listeners = [...sockets.listeners]
@@ -55,6 +58,7 @@ export function sendFirstOrders(
     controls,
     shifts,
     administersLate,
+    history,
   })
 }
 

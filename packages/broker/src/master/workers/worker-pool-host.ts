@@ -1,3 +1,4 @@
+import type { History } from '../../api/history.ts'
 import type { Shifts } from '../../api/shift.ts'
 import type { Estate } from './estate.ts'
 import type { Controls } from '../../ipc/controls.ts'
@@ -39,6 +40,8 @@ export interface WorkerPoolHost {
   estate(): Pick<Estate, 'fleet' | 'lifeline' | 'controls' | 'shifts'> | undefined
   /** The shifts in force. */
   shifts(): Shifts
+  /** The last 15 minutes of each service, as workers have reported them. */
+  history(): History
   /** The sockets or the configuration may have changed: called after each change, and without one. */
   changed(): void
   /** A dead worker cannot be replaced, because the files of this program were removed. */

@@ -4,7 +4,7 @@ import type { Change } from '../../api/events.ts'
 import type { Control } from '../../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
-import { type ListenerConfig, type ServiceConfig } from '../../config/config.ts'
+import type { ListenerConfig, ServiceConfig } from '../../config/config.ts'
 import { pack } from '../../config/packed.ts'
 import { isClosed, longestDrainDeadline } from '../../config/service-rules.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
@@ -451,6 +451,7 @@ export class WorkerPool {
       controls: this.#host.controls(),
       shifts: this.#host.shifts(),
       administersLate: this.#current === undefined,
+      history: this.#host.history(),
     })
     return worker
   }

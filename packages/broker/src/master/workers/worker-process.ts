@@ -83,6 +83,8 @@ export class WorkerProcess {
   /** How many times it has reported its counters. */
   counts = 0
   backends: readonly BackendReport[] = []
+  /** Open connections of its backends, and its own. */
+  connections = 0
   messagesReceived = 0
   /** Whether it is known to answer pings: it was built by this program, or has answered one. Workers of older versions do not. */
   answers = false
@@ -251,8 +253,10 @@ export class WorkerProcess {
     if (message.type === 'ready') this.ready = true
     else if (message.type === 'failed') this.failure = `${message.message} (${message.code})`
     else if (message.type === 'listens') this.listeners.add(message.listener)
-    else if (message.type === 'backends') this.backends = message.backends
-    else if (message.type === 'counted') {
+    else if (message.type === 'backends') {
+      this.backends = message.backends
+      this.connections = message.connections ?? 0
+    } else if (message.type === 'counted') {
       this.snapshot = message.snapshot
       this.counts += 1
     }

@@ -7,10 +7,12 @@ import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
 import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
 import { badRequest, connectionId, connectionQuery } from './connection-query.ts'
 import { addControlRoutes } from './control-routes.ts'
+import { addOutputRoutes } from './output-routes.ts'
 import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
 import { quoted } from './quoted.ts'
 import type { WorkerView } from './view.ts'
+import { HISTORY_INTERVAL_MS } from '../../api/history.ts'
 import type { Shift } from '../../api/shift.ts'
 import type { BackendStatus, DrainResult, ServiceStatus, Status } from '../../api/status.ts'
 
@@ -72,6 +74,8 @@ export function addRoutes(
     throw new AdminError('BATON_ERR_ADMIN_NO_CONNECTION', message)
   })
 
+  app.get('/api/v1/history', () => ({ intervalMs: HISTORY_INTERVAL_MS, services: view.history() }))
+
   app.get('/api/v1/events', { exposeHeadRoute: false }, (request, reply) => {
     streamEvents(reply, view.events)
     keep(request.socket)
@@ -96,6 +100,7 @@ export function addRoutes(
   })
 
   addControlRoutes(app, view, (name) => findService(view, name), requester)
+  addOutputRoutes(app, view.outputFolder, (name) => findService(view, name))
 
   app.post<ServiceParams>('/api/v1/services/:service/shift', async (request, reply) => {
     const { name: service } = findService(view, request.params.service)

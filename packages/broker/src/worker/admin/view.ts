@@ -1,4 +1,5 @@
 import type { EventFeed } from '../events/event-feed.ts'
+import type { History } from '../../api/history.ts'
 import type { Change } from '../../api/events.ts'
 import type { Shift } from '../../api/shift.ts'
 import type { DrainResult, ReloadResult, Status } from '../../api/status.ts'
@@ -34,6 +35,10 @@ export interface WorkerView {
   /** The flight recorder; undefined when it is off. */
   readonly connections: FlightRecords | undefined
   readonly events: EventFeed
+  /** The last 15 minutes of each service. */
+  history(): History
+  /** Folder of the kept output of managed backends. */
+  readonly outputFolder: string
   metricsText(): Promise<string>
   readonly metricsContentType: string
 }
