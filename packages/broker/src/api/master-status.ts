@@ -7,6 +7,8 @@ export interface MasterStatus {
     readonly busy: string | null
   } | null
   readonly managed: readonly InstanceStatus[]
+  /** Services with another number of instances than the configuration says, by order of an operator. Absent from brokers of an older version. */
+  readonly scaled?: readonly { readonly service: string; readonly instances: number; readonly configured: number }[]
   readonly workers: readonly { readonly pid: number; readonly role: string }[]
 }
 

@@ -13,6 +13,7 @@ import { maintenance } from './commands/maintenance.ts'
 import { pause, resume } from './commands/pause.ts'
 import { reload } from './commands/reload.ts'
 import { runApp } from './commands/run.ts'
+import { scale } from './commands/scale.ts'
 import { shift } from './commands/shift.ts'
 import { start } from './commands/start.ts'
 import { status } from './commands/status.ts'
@@ -30,6 +31,7 @@ const COMMANDS: readonly Command[] = [
   check,
   reload,
   deploy,
+  scale,
   shift,
   status,
   top,

@@ -1,14 +1,19 @@
 import * as z from 'zod'
 
 import { parseAddress } from './address.ts'
+import { MAX_INSTANCES } from '../api/scale.ts'
 import { duration } from './duration-schema.ts'
 import { hostPatternProblem } from './host-pattern.ts'
 import { rate } from './rate.ts'
+import { schedule } from './schedule.ts'
+import { size } from './size-schema.ts'
 import { parseTrustedSource } from './trusted-source.ts'
 import { VERSION, VERSION_EXPECTED } from './version.ts'
 
 /** Listener and service names become metric labels, URL segments and command arguments, hence the plain characters. */
 export const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/i
+/** No Node process fits into less. */
+const MIN_MAX_MEMORY = 16 * 1024 ** 2
 const NAME_EXPECTED = 'a name has 1 to 63 letters, digits, "-" or "_", and starts with a letter or digit'
 
 /**
@@ -350,8 +355,9 @@ const service = z.strictObject({
     'without a `command`.',
   ),
   instances: describe(
-    count(1).max(1024).default(1),
+    count(1).max(MAX_INSTANCES).default(1),
     'Number of processes to run. A reload starts missing ones, and drains and stops surplus ones.',
+    'What [`baton scale`](../how-to/deploy.md#more-or-fewer-instances) has set stays in force until a reload finds another number here than before.',
   ),
   env: describe(
     z.record(z.string().min(1), z.string()).default({}),
@@ -362,6 +368,16 @@ const service = z.strictObject({
   cwd: describe(
     path.default('.'),
     'Working directory of these processes, relative to the folder of the configuration file. Symbolic links in it are resolved when a deploy starts, and not again when a process is restarted.',
+  ),
+  maxMemory: describe(
+    size(MIN_MAX_MEMORY).nullable().default(null),
+    'Resident memory above which a process of this service is replaced: its successor becomes ready first, then it drains, as in a deploy.',
+    'One process of the service at a time. The processes are looked at once a second. `null`: no limit.',
+    'See [Replace processes that grow](../how-to/deploy.md#replace-processes-that-grow-or-are-old).',
+  ),
+  restartEvery: describe(
+    schedule().nullable().default(null),
+    'When processes of this service are replaced in the same way: at this age (`12h`), or at the times of a cron expression (`0 4 * * *`) in the time zone of the broker. `null`: never.',
   ),
   minHealthy: describe(
     duration(0).prefault('1s'),

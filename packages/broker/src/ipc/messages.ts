@@ -1,6 +1,7 @@
 import type { ResumedKind } from '@baton/backend-sdk/protocol'
 import type { ListenerConfig } from '../config/config.ts'
 import type { Change } from '../api/events.ts'
+import type { ScaleResult, ScaleTarget } from '../api/scale.ts'
 import type { Shift, Shifts } from '../api/shift.ts'
 import type { BackendState, HandBackKind } from '../metrics/labels.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
@@ -163,6 +164,8 @@ export type ToWorker =
       readonly ask: number
       readonly success: boolean
       readonly log: readonly string[]
+      /** Of a scale that succeeded. */
+      readonly result?: ScaleResult
     }
 
 /** From a worker to its master. */
@@ -195,6 +198,14 @@ export type FromWorker =
       readonly by: string
       readonly service: string
       readonly shift: Shift | null
+    }
+  /** Another number of instances was requested over the admin API. */
+  | {
+      readonly type: 'scale'
+      readonly ask: number
+      readonly by: string
+      readonly service: string
+      readonly target: ScaleTarget
     }
   | { readonly type: 'pong' }
 

@@ -9,6 +9,7 @@ import {
   socketpair,
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
+import type { ScaleReply, ScaleTarget } from '../api/scale.ts'
 import type { Shift } from '../api/shift.ts'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
@@ -246,6 +247,7 @@ export class SupervisedWorker {
       reload: (by, wait) => this.#reload(by, wait),
       shifts,
       requestShift: (service, shift, by) => this.#requestShift(service, shift, by),
+      requestScale: (service, target, by) => this.#requestScale(service, target, by),
       droppedLines: () => standardOutput().dropped,
       controls,
       onControl: (service, changed) => this.#channel.send({ type: 'control', service, control: changed }),
@@ -296,6 +298,12 @@ export class SupervisedWorker {
   async #requestShift(service: string, shift: Shift | undefined, by: string): Promise<ReloadResult> {
     const answer = await this.#request((ask) => ({ type: 'shift', ask, by, service, shift: shift ?? null }))
     if (answer?.type === 'answer') return { success: answer.success, log: answer.log }
+    return { success: false, log: ['the master is gone'] }
+  }
+
+  async #requestScale(service: string, target: ScaleTarget, by: string): Promise<ScaleReply> {
+    const answer = await this.#request((ask) => ({ type: 'scale', ask, by, service, target }))
+    if (answer?.type === 'answer') return answer
     return { success: false, log: ['the master is gone'] }
   }
 

@@ -13,6 +13,7 @@ import { type ClientConnection, InheritedClient, type ParkedClient } from './con
 import type { ResumeState } from './connection/resume-state.ts'
 import { EventFeed } from './events/event-feed.ts'
 import type { Change } from '../api/events.ts'
+import type { ScaleReply, ScaleTarget } from '../api/scale.ts'
 import type { Shift, Shifts } from '../api/shift.ts'
 import { LingeringClose } from './reject/lingering-close.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
@@ -64,6 +65,8 @@ export interface WorkerContext {
   readonly shifts: Shifts
   /** Begins a shift of a service, or ends it. */
   readonly requestShift: (service: string, shift: Shift | undefined, by: string) => Promise<ReloadResult>
+  /** Changes the number of instances of a service. */
+  readonly requestScale: (service: string, target: ScaleTarget, by: string) => Promise<ScaleReply>
   /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
   /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
@@ -319,7 +322,7 @@ export function createWorker(
       published.set(name, accepted)
     }
   }
-  const { collect, reload, requestShift } = given
+  const { collect, reload, requestShift, requestScale } = given
   const view: WorkerView = {
     status: () => ({
       broker: {
@@ -350,6 +353,7 @@ export function createWorker(
       controls.change(service, { maintenance })
     },
     ...(requestShift && { shift: requestShift }),
+    ...(requestScale && { scale: requestScale }),
     metricsText: oneAtATime(async () => {
       publish()
       return metrics.text(await collect?.())

@@ -54,6 +54,7 @@ export class Deployer {
       const why = 'no deploy is in progress, and no instance is of a new version'
       return { success: true, log: [`${name}: nothing to abort: ${why}`] }
     }
+    operationLock.claim()
     if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
     operationLock.begin('deploy')
     try {

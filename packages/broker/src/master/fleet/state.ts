@@ -73,6 +73,8 @@ const service = z.object({
   latest: whole,
   generations: z.array(generation),
   instances: z.array(instance),
+  /** An operator's number of instances, in force while the configuration says `configured`. */
+  scaled: z.object({ to: whole, configured: whole }).optional(),
   /** Processes that are being ended, with the name of their instance. */
   leaving: z.array(z.object({ instance: z.string(), process })),
 })

@@ -11,6 +11,7 @@ import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
 import { quoted } from './quoted.ts'
 import type { WorkerView } from './view.ts'
+import { MAX_INSTANCES, type ScaleTarget } from '../../api/scale.ts'
 import type { Shift } from '../../api/shift.ts'
 import type { BackendStatus, DrainResult, ServiceStatus, Status } from '../../api/status.ts'
 
@@ -104,6 +105,13 @@ export function addRoutes(
     return reply.code(success ? 200 : 409).send({ success, log })
   })
 
+  app.post<ServiceParams>('/api/v1/services/:service/scale', async (request, reply) => {
+    const { name: service } = findService(view, request.params.service)
+    if (view.scale === undefined) throw withoutMaster('scale a service')
+    const { success, log, result } = await view.scale(service, scaleOf(request.body), requester(request))
+    return reply.code(success ? 200 : 409).send({ success, log, ...result })
+  })
+
   app.post('/api/v1/reload', async (request, reply) => {
     if (view.reload === undefined) throw withoutMaster('reload')
     const { success, log } = await view.reload(requester(request), waitOf(request.query))
@@ -141,6 +149,20 @@ function shiftOf(body: unknown): Shift | undefined {
   if ('off' in result.data) return undefined
   const { to, share } = result.data
   return { to, share: parseShare(share) ?? 0 }
+}
+
+const scaleBody = z.union(
+  [
+    z.strictObject({ instances: z.int().min(1).max(MAX_INSTANCES) }),
+    z.strictObject({ change: z.int().min(-MAX_INSTANCES).max(MAX_INSTANCES) }),
+  ],
+  { error: `expected {"instances": N}, from 1 to ${MAX_INSTANCES}, or {"change": N}` },
+)
+
+function scaleOf(body: unknown): ScaleTarget {
+  const result = scaleBody.safeParse(body ?? {})
+  if (result.success) return result.data
+  throw badRequest(result.error)
 }
 
 function begun({ draining, deadlineMs }: DrainResult): DrainResult {

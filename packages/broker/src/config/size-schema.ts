@@ -1,0 +1,25 @@
+import * as z from 'zod'
+import { FORM, parseSize } from './size.ts'
+
+const EXPECTED = 'expected bytes or a string like "512KiB", "4MiB" or "1GiB"'
+
+/** A configuration value that is a size; its output is bytes. */
+export function size(minimum: number) {
+  return z
+    .union(
+      [
+        z.int({ error: EXPECTED }).min(0, EXPECTED).meta({ minimum }),
+        z.string({ error: EXPECTED }).regex(FORM, EXPECTED),
+      ],
+      { error: EXPECTED },
+    )
+    .transform((value, context) => {
+      const bytes = typeof value === 'number' ? value : parseSize(value)
+      if (bytes === undefined) context.addIssue({ code: 'custom', message: EXPECTED })
+      else if (bytes < minimum)
+        context.addIssue({ code: 'custom', message: `must be at least ${minimum / 1024} KiB` })
+      else return bytes
+      return z.NEVER
+    })
+    .meta({ title: 'size' })
+}
