@@ -70,7 +70,9 @@ void t.test('more instances, and fewer, under load', { timeout: LIMIT }, async (
   const kept = await Promise.all(
     Array.from({ length: 8 }, () => Client.open(t, { host: '127.0.0.1', port: broker.port() })),
   )
-  const pids = new Set((await Promise.all(kept.map((client) => client.get()))).map(({ headers }) => headers['x-pid']))
+  const pids = new Set(
+    (await Promise.all(kept.map((client) => client.get()))).map(({ headers }) => headers['x-pid']),
+  )
   t.equal(pids.size, 4, 'every instance has some of them')
   const down = await baton('scale', 'web', '-3', '--json')
   t.equal(down.out.length, 1)
@@ -137,7 +139,11 @@ void t.test('what is refused changes nothing', { timeout: LIMIT }, async (t) => 
   }
   const json = await baton('scale', 'bare', '3', '--json')
   t.match(JSON.parse(json.out[0] ?? ''), { error: { code: 'BATON_ERR_SCALE' } })
-  t.match(await batonProcess(t, ['scale', 'web', '-7', '--config', file]), { code: 2, out: [], err: [/not -5/] })
+  t.match(await batonProcess(t, ['scale', 'web', '-7', '--config', file]), {
+    code: 2,
+    out: [],
+    err: [/not -5/],
+  })
   t.match(await baton('scale', 'web'), { code: 2, err: ['baton: scale needs N'] })
   t.same(await instances(t), ['web.1', 'web.2'])
 })

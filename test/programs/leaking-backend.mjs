@@ -1,6 +1,5 @@
 // An app that leaks: LEAK_MB megabytes each second, and as many as asked for at /grow?mb=N. START_MB: from the start.
 import http from 'node:http'
-import { setTimeout } from 'node:timers/promises'
 import { createBackend } from '@baton/backend-sdk'
 
 const MEGABYTE = 1024 * 1024
@@ -21,7 +20,4 @@ backend.attach(server)
 await backend.ready()
 process.once('SIGTERM', () => void backend.drain())
 const rate = Number(process.env.LEAK_MB ?? 0)
-while (rate > 0) {
-  await setTimeout(200, undefined, { ref: false })
-  leak(rate / 5)
-}
+if (rate > 0) setInterval(() => leak(rate / 5), 200).unref()

@@ -25,9 +25,16 @@ void t.test('an app that leaks 5 MB a second under load', { timeout: starts(200)
   const load = new PacedClients(t, broker.port(), 100)
   const replaced = () =>
     broker.metric('baton_backend_replacements_total{service="web",reason="memory",result="success"}')
-  await eventually(async () => (await replaced()) >= REPLACEMENTS, 'it is replaced again and again', starts(150))
+  await eventually(
+    async () => (await replaced()) >= REPLACEMENTS,
+    'it is replaced again and again',
+    starts(150),
+  )
   await load.stop()
   t.comment(`${await replaced()} replacements, ${load.answers} answers, ${load.failures.length} failures`)
   t.same(load.failures, [])
-  t.equal(await broker.metric('baton_backend_replacements_total{service="web",reason="memory",result="failure"}'), 0)
+  t.equal(
+    await broker.metric('baton_backend_replacements_total{service="web",reason="memory",result="failure"}'),
+    0,
+  )
 })

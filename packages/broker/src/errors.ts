@@ -18,6 +18,7 @@ export const messages = {
   BATON_ERR_NO_CANARY: 'a canary is not possible',
   BATON_ERR_MEMORY_LIMIT: 'a backend is above maxMemory right after its start',
   BATON_ERR_NOT_REPLACED: 'a backend could not be replaced, and stays',
+  BATON_ERR_ENV_FILE: 'the variables of the environment cannot be read',
   BATON_ERR_SCALE: 'the number of instances cannot be changed',
 } as const
 

@@ -28,7 +28,10 @@ class Scene {
   #reports: BackendReport[] = []
 
   private constructor(settings: Record<string, unknown>) {
-    const logger = pino({}, { write: (line: string) => void this.log.push(JSON.parse(line) as Record<string, unknown>) })
+    const logger = pino(
+      {},
+      { write: (line: string) => void this.log.push(JSON.parse(line) as Record<string, unknown>) },
+    )
     const { os } = this
     const workers = { drain: (): void => {} }
     this.fleet = new Fleet({ logger, os, socket: '/run/control.sock', env: {}, master: {}, workers })
@@ -119,7 +122,12 @@ void t.test('one at a time, the successor first, and not at once again', async (
   scene.look()
   t.equal(scene.os.processes.length, 5)
   t.same(scene.codes, [])
-  t.match(scene.changes[0], { kind: 'replace', service: 'web', reason: 'memory', text: 'web.1 is being replaced: 101 MiB, maxMemory is 100 MiB' })
+  t.match(scene.changes[0], {
+    kind: 'replace',
+    service: 'web',
+    reason: 'memory',
+    text: 'web.1 is being replaced: 101 MiB, maxMemory is 100 MiB',
+  })
 })
 
 void t.test('a process that is above the limit from the start: pauses that double', async (t) => {
@@ -169,7 +177,10 @@ void t.test('a successor that fails: the old one stays, and the next attempt is 
   scene.look()
   t.equal(scene.os.processes.length, 3)
   scene.os.advance(61_000)
-  t.match(scene.log.findLast(({ code }) => code === 'BATON_ERR_NOT_REPLACED'), { msg: /did not register with the broker within/, pauseMs: 2 * MINUTE })
+  t.match(
+    scene.log.findLast(({ code }) => code === 'BATON_ERR_NOT_REPLACED'),
+    { msg: /did not register with the broker within/, pauseMs: 2 * MINUTE },
+  )
   t.ok(one.running)
 })
 
@@ -182,7 +193,7 @@ void t.test('an operation of an operator comes first', async (t) => {
   const trial = scene.os.last
   t.equal(scene.lock.activity, 'replacement')
   const command = { service: 'web', target: { instances: 2 }, by: 'uid 0', progress: () => {} }
-  const answer = scale(command, scene.parts as never)
+  const answer = scale(command, scene.parts)
   t.equal(scene.lock.activity, 'scale')
   t.same(trial.signals, ['SIGTERM'], 'the trial has ended')
   trial.exit()
@@ -218,5 +229,8 @@ void t.test('at an age, and at the times of a cron expression', async (t) => {
   timed.os.advance(1000)
   timed.look()
   t.equal(timed.os.processes.length, 2)
-  t.match(timed.changes[0], { reason: 'schedule', text: 'web.1 is being replaced: restartEvery is */10 * * * *' })
+  t.match(timed.changes[0], {
+    reason: 'schedule',
+    text: 'web.1 is being replaced: restartEvery is */10 * * * *',
+  })
 })

@@ -9,6 +9,7 @@ import { completionOf } from './commands/completion.ts'
 import { deploy } from './commands/deploy.ts'
 import { drain } from './commands/drain.ts'
 import { events } from './commands/events.ts'
+import { init } from './commands/init.ts'
 import { maintenance } from './commands/maintenance.ts'
 import { pause, resume } from './commands/pause.ts'
 import { reload } from './commands/reload.ts'
@@ -26,6 +27,7 @@ import { DONE, FAILED, USAGE, CommandError } from '../exit-codes.ts'
 
 const COMMANDS: readonly Command[] = [
   runApp,
+  init,
   start,
   stop,
   check,

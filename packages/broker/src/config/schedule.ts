@@ -1,5 +1,4 @@
 import * as z from 'zod'
-import type { ServiceConfig } from './config.ts'
 import { FORM, MAX_MS, parseDuration } from './duration.ts'
 import { ConfigError, type ConfigProblem } from './error.ts'
 
@@ -47,7 +46,7 @@ export async function readCron(line: string): Promise<CronTimes> {
  */
 export async function checkSchedules(
   file: string | undefined,
-  services: ReadonlyMap<string, Pick<ServiceConfig, 'restartEvery'>>,
+  services: ReadonlyMap<string, { readonly restartEvery: number | string | null }>,
 ): Promise<void> {
   const problems: ConfigProblem[] = []
   for (const [name, { restartEvery }] of services) {

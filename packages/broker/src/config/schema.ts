@@ -1,9 +1,9 @@
 import * as z from 'zod'
 
 import { parseAddress } from './address.ts'
-import { MAX_INSTANCES } from '../api/scale.ts'
 import { duration } from './duration-schema.ts'
 import { hostPatternProblem } from './host-pattern.ts'
+import { MAX_INSTANCES } from './instances.ts'
 import { rate } from './rate.ts'
 import { schedule } from './schedule.ts'
 import { size } from './size-schema.ts'
@@ -364,6 +364,11 @@ const service = z.strictObject({
     "Environment variables of these processes, in addition to the master's. Set `BATON_VERSION` here to the version to display.",
     'Baton always sets `BATON_SOCKET`, `BATON_SERVICE`, `BATON_BACKEND_ID`, `BATON_MASTER_PID`, `BATON_MASTER_START` and `BATON_MASTER_LIFELINE`',
     'itself.',
+  ),
+  envFiles: describe(
+    z.record(name, path).default({}),
+    'Files of variables for `baton deploy --env NAME`, by name: they override `env` from that deploy to the next one. Without an entry, the file is `.env.NAME` in `cwd`.',
+    'See [Environments](../how-to/deploy.md#environments).',
   ),
   cwd: describe(
     path.default('.'),

@@ -9,7 +9,8 @@ import {
   socketpair,
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import type { ScaleReply, ScaleTarget } from '../api/scale.ts'
+import type { ScaleReply } from '../api/scale.ts'
+import type { ScaleTarget } from '../config/instances.ts'
 import type { Shift } from '../api/shift.ts'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'

@@ -1,4 +1,4 @@
-import { parseScale, SCALE_EXPECTED } from '../../api/scale.ts'
+import { parseScale, SCALE_EXPECTED } from '../../config/instances.ts'
 import { locateRuntimeDir } from '../../config/file.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
@@ -6,6 +6,8 @@ import { CommandError, DONE, FAILED, USAGE } from '../../exit-codes.ts'
 
 /** Nothing was tried: the service or the number is wrong. */
 const REFUSED = '(BATON_ERR_SCALE)'
+
+const refuse = (why: string) => new CommandError(why, { exitCode: USAGE, code: 'BATON_ERR_SCALE' })
 
 export const scale: Command = {
   name: 'scale',
@@ -24,7 +26,6 @@ export const scale: Command = {
   },
   async run({ operands, values, switches }, terminal) {
     const [service = '', number = ''] = operands
-    const refuse = (why: string) => new CommandError(why, { exitCode: USAGE, code: 'BATON_ERR_SCALE' })
     if (!/^\S+$/.test(service)) throw refuse(`${JSON.stringify(service)} is not a valid service name`)
     if (parseScale(number) === undefined) throw refuse(`${JSON.stringify(number)}: ${SCALE_EXPECTED}`)
     const json = switches.has('json')

@@ -15,6 +15,7 @@ const definition = z.object({
   env: z.record(z.string(), z.string()).readonly(),
   cwd: z.string(),
   folder: z.string().optional(),
+  chosen: z.object({ name: z.string(), variables: z.record(z.string(), z.string()) }).optional(),
   version: z.string().nullable(),
 })
 

@@ -7,12 +7,12 @@ import {
   refusal,
 } from '../../ipc/operator-protocol.ts'
 import { parseDuration } from '../../config/duration.ts'
-import { parseScale, SCALE_EXPECTED } from '../../api/scale.ts'
+import { parseScale, SCALE_EXPECTED } from '../../config/instances.ts'
 import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
 import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
 import { describeError } from '../../errors.ts'
 import type { CanaryRequest, DeployCommand } from '../deploy/messages.ts'
-import type { ScaleAnswer, ScaleCommand } from '../scale/scaler.ts'
+import type { ScaleAnswer, ScaleCommand } from '../scale/messages.ts'
 import type { ShiftRequest } from '../shift/shifts.ts'
 import type { OperatorSession } from '../../ipc/operator-session.ts'
 
@@ -64,7 +64,9 @@ export function runCommand(
     const canary = mode === 'abort' ? undefined : canaryRequest(options)
     if (typeof canary === 'string') return refuse(canary)
     const progress = (line: string) => session.write(`${line}\n`)
-    const request = { service, atOnce, abort: mode === 'abort', canary, by: session.peer, progress }
+    const environment = mode === 'abort' ? undefined : options.get('env')
+    const abort = mode === 'abort'
+    const request = { service, atOnce, abort, canary, environment, by: session.peer, progress }
     return void answerWith(session, master.deploy(request))
   }
   if (command === 'scale') {

@@ -8,7 +8,7 @@ export const MIN_PAUSE_MS = 5000
 const FIRST_PAUSE_MS = 60_000
 const MAX_PAUSE_MS = 3_600_000
 
-/** What is known of the process of one instance. Times are CLOCK_MONOTONIC in ms. */
+/** Observations of the process of one instance. Times are CLOCK_MONOTONIC in ms. */
 export interface Observed {
   readonly id: string
   /** Undefined: it has not been seen ready. */

@@ -13,7 +13,16 @@ import { type FleetClock, fleetClock } from '../fleet/os.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import type { Counters } from '../workers/counters.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
-import { formatSize, isEarly, look, MIN_PAUSE_MS, NO_SETBACKS, type Observed, setBack, type Setbacks } from './memory.ts'
+import {
+  formatSize,
+  isEarly,
+  look,
+  MIN_PAUSE_MS,
+  NO_SETBACKS,
+  type Observed,
+  setBack,
+  type Setbacks,
+} from './memory.ts'
 import { Replacement } from './replacement.ts'
 
 /** Between two looks at all processes, in ms. */

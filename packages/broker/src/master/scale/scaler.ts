@@ -1,8 +1,9 @@
 import type { Logger } from 'pino'
-import { MAX_INSTANCES, type ScaleReply, type ScaleResult, type ScaleTarget } from '../../api/scale.ts'
+import type { ScaleResult } from '../../api/scale.ts'
 import type { ServiceConfig } from '../../config/config.ts'
+import { MAX_INSTANCES } from '../../config/instances.ts'
 import { BrokerError, describeError } from '../../errors.ts'
-import { type CommandResult, refusal } from '../../ipc/operator-protocol.ts'
+import { refusal } from '../../ipc/operator-protocol.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
 import type { Fleet } from '../fleet/fleet.ts'
@@ -10,17 +11,8 @@ import type { ManagedService } from '../fleet/managed-service.ts'
 import { type FleetClock, fleetClock } from '../fleet/os.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
+import type { ScaleAnswer, ScaleCommand } from './messages.ts'
 import { Scaling } from './scaling.ts'
-
-export interface ScaleCommand {
-  readonly service: string
-  readonly target: ScaleTarget
-  /** The requester, for logs and events. */
-  readonly by: string
-  readonly progress: (line: string) => void
-}
-
-export type ScaleAnswer = CommandResult & ScaleReply
 
 /** Parts of the master that a scale uses. */
 export interface ScalerParts {
@@ -52,7 +44,11 @@ export async function scale(command: ScaleCommand, parts: ScalerParts): Promise<
     } catch (error) {
       const why = describeError(error)
       parts.logger.error({ service: name, reason: why }, 'scale failed')
-      workerPool.reportChange({ kind: 'scale', service: name, text: `service ${name} was not scaled: ${why}` })
+      workerPool.reportChange({
+        kind: 'scale',
+        service: name,
+        text: `service ${name} was not scaled: ${why}`,
+      })
       throw error
     } finally {
       operationLock.end('scale')
@@ -99,9 +95,7 @@ function summary({ service, before, instances, configured }: ScaleResult): strin
   const what =
     instances === before ? `${count(instances)} already` : `${count(instances)} (before: ${before})`
   const until =
-    instances === configured
-      ? ''
-      : `; in force until the configuration has another number than ${configured}`
+    instances === configured ? '' : `; in force until the configuration has another number than ${configured}`
   return `${service}: ${what}${until}`
 }
 

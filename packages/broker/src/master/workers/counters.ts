@@ -142,7 +142,8 @@ export class Counters {
   replaced(service: string, reason?: ReplacementReason, result?: ReplacementResult): void {
     if (reason === undefined || result === undefined) {
       for (const each of REPLACEMENT_REASONS)
-        for (const end of REPLACEMENT_RESULTS) this.#replacements.inc({ service, reason: each, result: end }, 0)
+        for (const end of REPLACEMENT_RESULTS)
+          this.#replacements.inc({ service, reason: each, result: end }, 0)
       return
     }
     const key = `${service} ${reason} ${result}`

@@ -11,7 +11,7 @@ import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
 import { quoted } from './quoted.ts'
 import type { WorkerView } from './view.ts'
-import { MAX_INSTANCES, type ScaleTarget } from '../../api/scale.ts'
+import { MAX_INSTANCES, type ScaleTarget } from '../../config/instances.ts'
 import type { Shift } from '../../api/shift.ts'
 import type { BackendStatus, DrainResult, ServiceStatus, Status } from '../../api/status.ts'
 

@@ -1,6 +1,7 @@
 import type { EventFeed } from '../events/event-feed.ts'
 import type { Change } from '../../api/events.ts'
-import type { ScaleReply, ScaleTarget } from '../../api/scale.ts'
+import type { ScaleReply } from '../../api/scale.ts'
+import type { ScaleTarget } from '../../config/instances.ts'
 import type { Shift } from '../../api/shift.ts'
 import type { DrainResult, ReloadResult, Status } from '../../api/status.ts'
 import type { FlightRecords } from '../../api/flight-record.ts'
