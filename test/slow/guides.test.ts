@@ -52,7 +52,10 @@ function replacesAnother(greeting: string) {
       ),
     )
     t.ok(typed.some((line) => /^done web: [23] replaced$/.test(line)))
-    t.ok(typed.some((line) => line.startsWith(`${greeting} from process `)))
+    t.ok(
+      typed.some((line) => line.startsWith(`${greeting} from process `)),
+      typed.join('\n'),
+    )
   }
 }
 
