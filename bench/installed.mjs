@@ -19,9 +19,8 @@ const PACKAGES = {
 /** Services that Debian starts on installation. */
 const SERVICES = ['haproxy', 'nginx']
 
-const PM2 = 'pm2@6.0.13'
-const PM2_FOLDER = join(CACHE, PM2)
-const PM2_COMMAND = join(PM2_FOLDER, 'node_modules/.bin/pm2')
+const PM2 = '6.0.13'
+const pm2Path = (version) => join(CACHE, `pm2@${version}`, 'node_modules/.bin/pm2')
 /** Milliseconds; an unresponsive registry must not block the other measures. */
 const PM2_TIMEOUT_MS = 60_000
 
@@ -74,19 +73,27 @@ export function needed(name) {
   return path
 }
 
-/** Installed once. @returns {Promise<string>} the path of the `pm2` command @throws {LeftOut} */
-export async function pm2Command() {
-  if (existsSync(PM2_COMMAND)) return PM2_COMMAND
-  mkdirSync(PM2_FOLDER, { recursive: true })
+/**
+ * Installed once.
+ *
+ * @param {string} [version]
+ * @returns {Promise<string>} the path of the `pm2` command
+ * @throws {LeftOut}
+ */
+export async function pm2Command(version = PM2) {
+  const command = pm2Path(version)
+  if (existsSync(command)) return command
+  const folder = join(CACHE, `pm2@${version}`)
+  mkdirSync(folder, { recursive: true })
   try {
-    await run('npm', ['install', '--no-audit', '--no-fund', '--prefix', PM2_FOLDER, PM2], {
+    await run('npm', ['install', '--no-audit', '--no-fund', '--prefix', folder, `pm2@${version}`], {
       timeout: PM2_TIMEOUT_MS,
     })
   } catch (error) {
-    throw new LeftOut(`${PM2} could not be installed: ${error.message.split('\n')[0]}`)
+    throw new LeftOut(`pm2@${version} could not be installed: ${error.message.split('\n')[0]}`)
   }
-  return PM2_COMMAND
+  return command
 }
 
 /** @returns {string | undefined} */
-export const pm2Version = () => (existsSync(PM2_COMMAND) ? PM2.split('@')[1] : undefined)
+export const pm2Version = () => (existsSync(pm2Path(PM2)) ? PM2 : undefined)

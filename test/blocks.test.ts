@@ -35,6 +35,18 @@ const elsewhere: readonly Elsewhere[] = [
   },
   {
     page: 'docs/how-to/deploy.md',
+    begins: 'baton deploy web --env production',
+    runBy: 'test/env-files.test.ts',
+    as: "typed('docs/how-to/deploy.md'",
+  },
+  {
+    page: 'docs/how-to/deploy.md',
+    begins: 'baton scale web 4',
+    runBy: 'test/scale.test.ts',
+    as: "typed('docs/how-to/deploy.md'",
+  },
+  {
+    page: 'docs/how-to/deploy.md',
     begins: 'baton shift web',
     runBy: 'test/shift.test.ts',
     as: "baton('shift', name",

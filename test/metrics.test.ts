@@ -376,6 +376,7 @@ void t.test(
         baton_worker_deaths_total: 'counter',
         baton_log_lines_dropped_total: 'counter',
         baton_worker_hangs_total: 'counter',
+        baton_backend_replacements_total: 'counter',
         baton_files_restored_total: 'counter',
       })
       const odd = [...(await samples(broker))].filter(

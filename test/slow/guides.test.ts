@@ -40,6 +40,25 @@ function servesBothWays(t: Test, tour: Tour): void {
   t.ok(looking.includes('done web: 2 replaced'))
 }
 
+/** First unmodified; then with the SDK, scaled, deployed and stopped. */
+function replacesAnother(greeting: string) {
+  return (t: Test, tour: Tour): void => {
+    t.match(tour.lines('terminal-2')[0], AS_IT_IS)
+    const typed = tour.lines('terminal-4')
+    t.ok(typed.some((line) => /^Hello from process \d+$/.test(line)))
+    t.ok(
+      typed.includes(
+        'web: 3 instances (before: 2); in force until the configuration has another number than 2',
+      ),
+    )
+    t.ok(typed.some((line) => /^done web: [23] replaced$/.test(line)))
+    t.ok(
+      typed.some((line) => line.startsWith(`${greeting} from process `)),
+      typed.join('\n'),
+    )
+  }
+}
+
 const guides: readonly Guide[] = [
   {
     page: 'docs/tutorial/first-deploy.md',
@@ -96,6 +115,8 @@ const guides: readonly Guide[] = [
       t.match(answers[1], /^HTTP\/1\.1 from process \d+\. You are (?:127\.0\.0\.1|::1):\d+\.$/)
     },
   },
+  { page: 'docs/how-to/from-pm2.md', seen: replacesAnother('Hello from production') },
+  { page: 'docs/how-to/from-cluster.md', seen: replacesAnother('Hello') },
   {
     page: 'docs/how-to/several-hosts.md',
     needs: 'haproxy',

@@ -15,6 +15,8 @@ export const TOURS = [
   'docs/how-to/nestjs.md',
   'docs/how-to/socket-io.md',
   'docs/how-to/tls.md',
+  'docs/how-to/from-pm2.md',
+  'docs/how-to/from-cluster.md',
   'docs/how-to/several-hosts.md',
 ]
 

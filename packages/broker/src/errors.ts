@@ -16,6 +16,10 @@ export const messages = {
     'the service has no command: start the new version yourself, then drain the old one with baton drain',
   BATON_ERR_DEPLOY_RUNNING: 'a deploy is already in progress',
   BATON_ERR_NO_CANARY: 'a canary is not possible',
+  BATON_ERR_MEMORY_LIMIT: 'a backend is above maxMemory right after its start',
+  BATON_ERR_NOT_REPLACED: 'a backend could not be replaced, and stays',
+  BATON_ERR_ENV_FILE: 'the variables of the environment cannot be read',
+  BATON_ERR_SCALE: 'the number of instances cannot be changed',
 } as const
 
 export type BrokerErrorCode = keyof typeof messages

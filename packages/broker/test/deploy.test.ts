@@ -747,7 +747,7 @@ void t.test('a canary without two versions is refused, and nothing changes', asy
       fleet: scene.fleet,
       activeConfig: { config: { services }, settings: { file: `${tmpdir()}/baton.json` } },
       files: { ensure: () => {} },
-      operationLock: { begin: () => {}, end: () => {} },
+      operationLock: { claim: () => {}, begin: () => {}, end: () => {} },
       logger: pino({ level: 'silent' }),
       shifts: { of: () => undefined, set: () => t.fail('shifted') },
       workerPool: { reportChange: () => {} },

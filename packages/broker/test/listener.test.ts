@@ -199,6 +199,7 @@ void t.test(
         status: () => commands.push('status'),
         deploy: () => Promise.reject(new Error('not asked for')),
         shift: () => ({ success: false, log: [] }),
+        scale: () => Promise.reject(new Error('not asked for')),
         listen: () => Promise.reject(new Error('not asked for')),
         reload: () => undefined,
         stop: () => undefined,

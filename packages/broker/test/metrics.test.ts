@@ -92,6 +92,7 @@ void t.test(
     metrics.backendConnections.set({ service: 'web', backend: 'web-1' }, 0)
     const counters = new Counters()
     counters.shifted('web', undefined, { to: '2.0', share: 1000 })
+    counters.replaced('web')
     const text = await metrics.text(await counters.snapshots())
     const registered = new Map(
       [...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].map(([, name, type]) => [name, type]),

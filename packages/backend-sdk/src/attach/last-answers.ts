@@ -22,7 +22,11 @@ export function isRequest(
   event: string | symbol,
   args: unknown[],
 ): args is [IncomingMessage, ServerResponse] {
-  return REQUEST_EVENTS.has(event) && args[0] instanceof http.IncomingMessage && args[1] instanceof http.ServerResponse
+  return (
+    REQUEST_EVENTS.has(event) &&
+    args[0] instanceof http.IncomingMessage &&
+    args[1] instanceof http.ServerResponse
+  )
 }
 
 /**

@@ -7,7 +7,7 @@ export interface Change {
   readonly to?: string
   /** The requester: an address, or a user. */
   readonly by?: string
-  /** Why connections that were handed back were not taken. */
+  /** Why connections that were handed back were not taken; why a process is replaced. */
   readonly reason?: string
   /** Connections. */
   readonly count?: number
@@ -26,6 +26,8 @@ export type ChangeKind =
   | 'reload'
   | 'deploy'
   | 'shift'
+  | 'scale'
+  | 'replace'
   | 'broker_state'
   | 'handed_back'
   | 'given_back'

@@ -7,6 +7,12 @@ export interface MasterStatus {
     readonly busy: string | null
   } | null
   readonly managed: readonly InstanceStatus[]
+  /** Services with another number of instances than the configuration says, by order of an operator. Absent from brokers of an older version. */
+  readonly scaled?: readonly {
+    readonly service: string
+    readonly instances: number
+    readonly configured: number
+  }[]
   readonly workers: readonly { readonly pid: number; readonly role: string }[]
   /** Absent from brokers of an older version. */
   readonly broker?: BrokerFacts
@@ -46,6 +52,8 @@ export interface InstanceStatus {
   readonly restarts: number
   readonly generation: number
   readonly version: string | null
+  /** Name of the environment that its deploy has chosen (`--env`). Absent: none. */
+  readonly environment?: string
   /** When this state began, ISO 8601. */
   readonly since: string
 }

@@ -21,6 +21,8 @@ export interface Command {
   readonly summary: string
   readonly details: string
   readonly options: Readonly<Record<string, Option>>
+  /** Whether its last argument may be a negative number, which is no option then. */
+  readonly signed?: boolean
   /** @returns the exit code */
   run(given: Invocation, terminal: Terminal): number | Promise<number>
 }
@@ -45,8 +47,10 @@ export function parseInvocation(command: Command, args: readonly string[]): Invo
   // Not strict: the errors of parseArgs name neither the command nor a near miss. Its tokens are enough.
   const separator = command.rest === undefined ? -1 : args.indexOf('--')
   const rest = separator === -1 ? [] : args.slice(separator + 1)
+  const isNumber = (word: string) => command.signed === true && /^-\d/.test(word)
+  const given = (separator === -1 ? args : args.slice(0, separator)).filter((word) => !isNumber(word))
   const { tokens } = parseArgs({
-    args: separator === -1 ? [...args] : args.slice(0, separator),
+    args: given,
     strict: false,
     tokens: true,
     options: Object.fromEntries(
@@ -81,6 +85,7 @@ export function parseInvocation(command: Command, args: readonly string[]): Invo
     }
     values.set(token.name, token.value)
   }
+  operands.push(...args.filter(isNumber))
   if (!switches.has('help')) checkOperands(command, operands)
   return { operands, rest, values, switches }
 }

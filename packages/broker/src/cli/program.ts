@@ -9,12 +9,14 @@ import { completionOf } from './commands/completion.ts'
 import { deploy } from './commands/deploy.ts'
 import { drain } from './commands/drain.ts'
 import { events } from './commands/events.ts'
+import { init } from './commands/init.ts'
 import { logs } from './commands/logs.ts'
 import { ls } from './commands/ls.ts'
 import { maintenance } from './commands/maintenance.ts'
 import { pause, resume } from './commands/pause.ts'
 import { reload } from './commands/reload.ts'
 import { runApp } from './commands/run.ts'
+import { scale } from './commands/scale.ts'
 import { shift } from './commands/shift.ts'
 import { start } from './commands/start.ts'
 import { status } from './commands/status.ts'
@@ -27,11 +29,13 @@ import { DONE, FAILED, USAGE, CommandError } from '../exit-codes.ts'
 
 const COMMANDS: readonly Command[] = [
   runApp,
+  init,
   start,
   stop,
   check,
   reload,
   deploy,
+  scale,
   shift,
   ls,
   status,

@@ -3,13 +3,17 @@ import * as z from 'zod'
 import { parseAddress } from './address.ts'
 import { duration } from './duration-schema.ts'
 import { hostPatternProblem } from './host-pattern.ts'
+import { MAX_INSTANCES } from './instances.ts'
 import { rate } from './rate.ts'
+import { schedule } from './schedule.ts'
 import { size } from './size-schema.ts'
 import { parseTrustedSource } from './trusted-source.ts'
 import { VERSION, VERSION_EXPECTED } from './version.ts'
 
 /** Listener and service names become metric labels, URL segments and command arguments, hence the plain characters. */
 export const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/i
+/** No Node process fits into less. */
+const MIN_MAX_MEMORY = 16 * 1024 ** 2
 const NAME_EXPECTED = 'a name has 1 to 63 letters, digits, "-" or "_", and starts with a letter or digit'
 
 /**
@@ -367,14 +371,20 @@ const service = z.strictObject({
     'without a `command`.',
   ),
   instances: describe(
-    count(1).max(1024).default(1),
+    count(1).max(MAX_INSTANCES).default(1),
     'Number of processes to run. A reload starts missing ones, and drains and stops surplus ones.',
+    'What [`baton scale`](../how-to/deploy.md#more-or-fewer-instances) has set stays in force until a reload finds another number here than before.',
   ),
   env: describe(
     z.record(z.string().min(1), z.string()).default({}),
     "Environment variables of these processes, in addition to the master's. Set `BATON_VERSION` here to the version to display.",
     'Baton always sets `BATON_SOCKET`, `BATON_SERVICE`, `BATON_BACKEND_ID`, `BATON_MASTER_PID`, `BATON_MASTER_START` and `BATON_MASTER_LIFELINE`',
     'itself.',
+  ),
+  envFiles: describe(
+    z.record(name, path).default({}),
+    'Files of variables for `baton deploy --env NAME`, by name: they override `env` from that deploy to the next one. Without an entry, the file is `.env.NAME` in `cwd`.',
+    'See [Environments](../how-to/deploy.md#environments).',
   ),
   cwd: describe(
     path.default('.'),
@@ -383,6 +393,16 @@ const service = z.strictObject({
   keepOutput: describe(
     keepOutput.nullable().default(null),
     'How much of the output of these processes is kept. `null`: as for the broker ([`keepOutput`](#keepoutput)).',
+  ),
+  maxMemory: describe(
+    size(MIN_MAX_MEMORY).nullable().default(null),
+    'Resident memory above which a process of this service is replaced: its successor becomes ready first, then it drains, as in a deploy.',
+    'One process of the service at a time. The processes are looked at once a second. `null`: no limit.',
+    'See [Replace processes that grow](../how-to/deploy.md#replace-processes-that-grow-or-are-old).',
+  ),
+  restartEvery: describe(
+    schedule().nullable().default(null),
+    'When processes of this service are replaced in the same way: at this age (`12h`), or at the times of a cron expression (`0 4 * * *`) in the time zone of the broker. `null`: never.',
   ),
   minHealthy: describe(
     duration(0).prefault('1s'),

@@ -3,6 +3,8 @@ import type { ListenerConfig } from '../config/config.ts'
 import type { Packed } from '../config/packed.ts'
 import type { History, HistoryPoints } from '../api/history.ts'
 import type { Change } from '../api/events.ts'
+import type { ScaleResult } from '../api/scale.ts'
+import type { ScaleTarget } from '../config/instances.ts'
 import type { Shift, Shifts } from '../api/shift.ts'
 import type { BackendState, HandBackKind } from '../metrics/labels.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
@@ -171,6 +173,8 @@ export type ToWorker =
       readonly ask: number
       readonly success: boolean
       readonly log: readonly string[]
+      /** Of a scale that succeeded. */
+      readonly result?: ScaleResult
     }
 
 /** From a worker to its master. */
@@ -211,6 +215,14 @@ export type FromWorker =
     }
   /** One more point of each service. */
   | { readonly type: 'history'; readonly points: HistoryPoints }
+  /** Another number of instances was requested over the admin API. */
+  | {
+      readonly type: 'scale'
+      readonly ask: number
+      readonly by: string
+      readonly service: string
+      readonly target: ScaleTarget
+    }
   | { readonly type: 'pong' }
 
 /** A connection that waits in one worker, as the next one gets it. */

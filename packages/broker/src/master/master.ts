@@ -5,6 +5,7 @@ import { extended, type History } from '../api/history.ts'
 import type { Shifts as ShiftsState } from '../api/shift.ts'
 import { keptOutputOf, longestDrainDeadline } from '../config/service-rules.ts'
 import { readConfigText } from '../config/file.ts'
+import { checkSchedules } from '../config/schedule.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
 import { Fleet, type FleetOptions } from './fleet/fleet.ts'
@@ -43,6 +44,9 @@ import { SpareWorker } from './workers/spare-worker.ts'
 import { StartedWorker } from './workers/started-worker.ts'
 import { StopReport } from './stop-report.ts'
 import { STATE_VERSION } from '../ipc/state-version.ts'
+import type { Upkeep, UpkeepParts } from './replace/upkeep.ts'
+import type { ScaleAnswer, ScaleCommand } from './scale/messages.ts'
+import type { ScalerParts } from './scale/scaler.ts'
 import type { StartLog } from './start-log.ts'
 import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
@@ -111,6 +115,8 @@ export class Master {
   readonly #sessionHandover: SessionHandover
   readonly #shifts: Shifts
   readonly #deployer: Deployer
+  readonly #parts: ScalerParts & UpkeepParts
+  #upkeep: Upkeep | undefined
   readonly #appRun: AppRun
   readonly #beforeExec: ReloadPreparation
   readonly #afterExec: ReloadResumption
@@ -135,6 +141,7 @@ export class Master {
    */
   static async start(file: string, options: MasterOptions): Promise<Master> {
     const settings = readSettings(file, readConfigText(file))
+    await checkSchedules(file, settings.config.services)
     const { config } = settings
     prepareRuntimeDir(config)
     const lock = lockFile(lockPath(config))
@@ -215,6 +222,7 @@ export class Master {
     store.open()
     master.#files.start()
     master.#appRun.watch()
+    await master.#keepUp()
     return master
   }
 
@@ -306,7 +314,10 @@ export class Master {
     store.open()
     master.#files.start()
     master.#decided = new Promise((decided) => {
-      master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())
+      master.#finishing = master.#afterExec.finish(state, decided).then(() => {
+        master.#appRun.watch()
+        return master.#keepUp()
+      })
     })
     return master
   }
@@ -444,6 +455,7 @@ export class Master {
       spare,
     }
     this.#deployer = new Deployer(parts)
+    this.#parts = parts
     this.#appRun = new AppRun(run, {
       ...parts,
       deployer: this.#deployer,
@@ -568,6 +580,7 @@ export class Master {
 
   /** @param isLeft the next start gets the listening sockets */
   #close(isLeft = false): void {
+    this.#upkeep?.close()
     this.#store.close()
     this.#orphans.close()
     this.#notifier.close()
@@ -584,6 +597,7 @@ export class Master {
     status: () => this.#status(),
     deploy: (command) => this.#deployer.deploy(command),
     shift: (request) => this.#shifts.request(request),
+    scale: (command) => this.#scale(command),
     listen: async (request) => {
       await this.#decided
       return this.#appRun.listen(request)
@@ -619,6 +633,7 @@ export class Master {
       const { ask, shift, ...rest } = message
       worker.send({ type: 'answer', ask, ...this.#shifts.request({ ...rest, shift: shift ?? undefined }) })
     }
+    if (message.type === 'scale') void this.#answerScale(worker, message)
     if (message.type === 'reload') {
       const { ask, by, wait = true } = message
       const requester = { kind: 'worker', worker: worker.number, ask, by } as const
@@ -629,6 +644,26 @@ export class Master {
   /** Backends of all workers. During a reload, a backend may be listed by two. */
   #backends(): BackendReport[] {
     return [...this.#workerPool.workers].flatMap(({ backends }) => backends)
+  }
+
+  /** Loaded where a service needs it. */
+  async #keepUp(): Promise<void> {
+    const services = [...this.#activeConfig.config.services.values()]
+    for (const { name } of services) this.#parts.counters.replaced(name)
+    if (services.every(({ maxMemory, restartEvery }) => maxMemory === null && restartEvery === null)) return
+    const { Upkeep: Loaded } = await import('./replace/upkeep.ts')
+    if (this.#operationLock.activity !== 'stop') this.#upkeep = await Loaded.start(this.#parts)
+  }
+
+  /** Loaded for the first one: most masters never scale. */
+  async #scale(command: ScaleCommand): Promise<ScaleAnswer> {
+    const { scale } = await import('./scale/scaler.ts')
+    return scale(command, this.#parts)
+  }
+
+  async #answerScale(worker: WorkerProcess, { ask, service, target, by }: ScaleMessage): Promise<void> {
+    const answer = await this.#scale({ service, target, by, progress: () => {} })
+    worker.send({ type: 'answer', ask, ...answer })
   }
 
   async #answerMetrics(worker: WorkerProcess, ask: number): Promise<void> {
@@ -645,6 +680,7 @@ export class Master {
         busy: this.#operationLock.activity ?? null,
       },
       managed: this.#fleet.statuses(),
+      scaled: this.#fleet.scaled,
       workers: [...this.#workerPool.workers].map(({ pid, role }) => ({
         pid,
         role: pid === this.#workerPool.current?.pid ? 'serving' : role === 'leaving' ? 'leaving' : 'starting',
@@ -658,6 +694,8 @@ export class Master {
     }
   }
 }
+
+type ScaleMessage = Extract<FromWorker, { type: 'scale' }>
 
 /** Under `baton run`, everything ends with the command: nothing is kept. */
 function managerFacts(run: RunState | undefined, { socket, storeLimit }: Notifier) {

@@ -1,13 +1,14 @@
-export type Operation = 'start' | 'reload' | 'deploy' | 'stop'
+export type Operation = 'start' | 'reload' | 'deploy' | 'scale' | 'replacement' | 'stop'
 
 /**
  * The operation that a master is executing, which excludes others: a deploy is refused with the name of the current operation, a
- * reload waits (`Reloads`), and a stop replaces any other.
+ * reload waits (`Reloads`), and a stop replaces any other. The replacement of a single process, which the broker begins by itself, gives way.
  */
 export class OperationLock {
   #activity: Operation | undefined = 'start'
   #changed: (activity: Operation | undefined) => void = () => {}
   readonly #waiting = new Set<() => void>()
+  #giveWay: (() => void) | undefined
 
   get activity(): Operation | undefined {
     return this.#activity
@@ -28,7 +29,15 @@ export class OperationLock {
     while (this.#activity !== undefined) await new Promise<void>((resolve) => this.#waiting.add(resolve))
   }
 
-  begin(activity: Operation): void {
+  /** Before an operation of an operator: ends a replacement, which is tried again later. */
+  claim(): void {
+    this.#giveWay?.()
+  }
+
+  /** @param giveWay ends the operation at once, for another one; absent: it cannot */
+  begin(activity: Operation, giveWay?: () => void): void {
+    this.claim()
+    this.#giveWay = giveWay
     this.#activity = activity
     this.#changed(activity)
   }
@@ -37,6 +46,7 @@ export class OperationLock {
   end(activity: Operation): void {
     if (this.#activity !== activity) return
     this.#activity = undefined
+    this.#giveWay = undefined
     this.#changed(undefined)
     for (const resolve of this.#waiting) resolve()
     this.#waiting.clear()

@@ -101,6 +101,14 @@ export type NotTakenReason = GivenBackReason | 'ProtocolViolation'
 export const SHIFT_SIDES = ['to', 'others'] as const
 export type ShiftSide = (typeof SHIFT_SIDES)[number]
 
+/** Why Baton replaces a managed process by itself: `maxMemory`, or `restartEvery`. */
+export const REPLACEMENT_REASONS = ['memory', 'schedule'] as const
+export type ReplacementReason = (typeof REPLACEMENT_REASONS)[number]
+
+/** Whether its successor became ready. */
+export const REPLACEMENT_RESULTS = ['success', 'failure'] as const
+export type ReplacementResult = (typeof REPLACEMENT_RESULTS)[number]
+
 /** Seen from the client: `in` is what it sends. */
 export const RELAY_DIRECTIONS = ['in', 'out'] as const
 export type RelayDirection = (typeof RELAY_DIRECTIONS)[number]

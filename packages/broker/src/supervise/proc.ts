@@ -33,6 +33,12 @@ export function factsOf(pid: number): ProcessFacts | undefined {
   }
 }
 
+/** Resident memory in bytes (VmRSS, proc_pid_status(5)); undefined if there is no such process, or it has ended. */
+export function residentBytes(pid: number): number | undefined {
+  const kilobytes = /^VmRSS:\s+(\d+) kB$/m.exec(readOr(`/proc/${pid}/status`) ?? '')?.[1]
+  return kilobytes === undefined ? undefined : Number(kilobytes) * 1024
+}
+
 /** A process as the kernel identifies it, never by its own claims. */
 export interface PeerProcess {
   /** 0 for a process in a pid namespace that is not visible here, such as another container. */

@@ -9,6 +9,8 @@ import {
   socketpair,
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
+import type { ScaleReply } from '../api/scale.ts'
+import type { ScaleTarget } from '../config/instances.ts'
 import type { Shift } from '../api/shift.ts'
 import type { MasterStatus } from '../api/master-status.ts'
 import type { ReloadResult } from '../api/status.ts'
@@ -260,6 +262,7 @@ export class SupervisedWorker {
       history,
       onHistory: (points) => this.#channel.send({ type: 'history', points }),
       requestShift: (service, shift, by) => this.#requestShift(service, shift, by),
+      requestScale: (service, target, by) => this.#requestScale(service, target, by),
       droppedLines: () => standardOutput().dropped,
       controls,
       onControl: (service, changed) => this.#channel.send({ type: 'control', service, control: changed }),
@@ -323,6 +326,12 @@ export class SupervisedWorker {
   async #requestShift(service: string, shift: Shift | undefined, by: string): Promise<ReloadResult> {
     const answer = await this.#request((ask) => ({ type: 'shift', ask, by, service, shift: shift ?? null }))
     if (answer?.type === 'answer') return { success: answer.success, log: answer.log }
+    return { success: false, log: ['the master is gone'] }
+  }
+
+  async #requestScale(service: string, target: ScaleTarget, by: string): Promise<ScaleReply> {
+    const answer = await this.#request((ask) => ({ type: 'scale', ask, by, service, target }))
+    if (answer?.type === 'answer') return answer
     return { success: false, log: ['the master is gone'] }
   }
 

@@ -17,6 +17,8 @@ import type { History, HistoryPoints } from '../api/history.ts'
 import { EventFeed } from './events/event-feed.ts'
 import { ServiceHistory } from './events/history.ts'
 import type { Change } from '../api/events.ts'
+import type { ScaleReply } from '../api/scale.ts'
+import type { ScaleTarget } from '../config/instances.ts'
 import type { Shift, Shifts } from '../api/shift.ts'
 import { LingeringClose } from './reject/lingering-close.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
@@ -71,6 +73,8 @@ export interface WorkerContext {
   /** Of earlier workers, for the charts of the status page; and where each new point goes. */
   readonly history: History
   readonly onHistory: (points: HistoryPoints) => void
+  /** Changes the number of instances of a service. */
+  readonly requestScale: (service: string, target: ScaleTarget, by: string) => Promise<ScaleReply>
   /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
   /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
@@ -336,7 +340,7 @@ export function createWorker(
       published.set(name, accepted)
     }
   }
-  const { collect, reload, requestShift } = given
+  const { collect, reload, requestShift, requestScale } = given
   const view: WorkerView = {
     status: () => ({
       broker: {
@@ -367,6 +371,7 @@ export function createWorker(
       controls.change(service, { maintenance })
     },
     ...(requestShift && { shift: requestShift }),
+    ...(requestScale && { scale: requestScale }),
     metricsText: oneAtATime(async () => {
       publish()
       return metrics.text(await collect?.())

@@ -53,6 +53,8 @@ async function loadsFor(version: string | undefined): Promise<void> {
 export async function loadServed(file: string, terminal: Terminal): Promise<Config> {
   const { loadConfig, warningsOf } = await import('../../config/config.ts')
   const config = loadConfig(file)
+  const { checkSchedules } = await import('../../config/schedule.ts')
+  await checkSchedules(file, config.services)
   for (const { path, message } of warningsOf(config)) warn(config, path, message, terminal)
   return config
 }

@@ -8,8 +8,8 @@ import { printable } from '../../log/printable.ts'
 import { type Terminal, UsageError } from '../output/terminal.ts'
 import { DONE, FAILED, USAGE } from '../../exit-codes.ts'
 
-/** There are no two versions to compare. */
-const NO_CANARY = '(BATON_ERR_NO_CANARY)'
+/** Nothing was tried: there are no two versions to compare, or the environment cannot be read. */
+const REFUSED = /\((?:BATON_ERR_NO_CANARY|BATON_ERR_ENV_FILE)\)$/
 
 export const deploy: Command = {
   name: 'deploy',
@@ -23,11 +23,15 @@ export const deploy: Command = {
     'With --canary, the first new processes get this share of the new connections for some time. The deploy goes on if their',
     'failures, health and health checks are no worse than those of the old version. Otherwise they are drained, and the exit',
     'code is 1. Needs another BATON_VERSION in `env`; if it is the one that runs already, the exit code is 2.',
+    '',
+    'With --env, the variables of a file override `env`: the one in `envFiles`, or .env.NAME in `cwd`. They stay in force until the',
+    'next deploy, which needs --env again. If the file cannot be read, the exit code is 2.',
   ].join('\n'),
   options: {
     'at-once': { value: 'N', help: 'instances to replace at a time (default: 1)' },
     canary: { value: 'N%', help: 'try the new version with this share of the new connections first' },
     for: { value: 'DURATION', help: 'how long, such as 10m' },
+    env: { value: 'NAME', help: 'environment, such as production' },
     abort: { help: 'return to the old version, during a deploy or after one that failed half-way' },
     ...configOption,
   },
@@ -39,7 +43,12 @@ export const deploy: Command = {
       throw new UsageError(`--at-once: ${JSON.stringify(atOnce)} must be a number from 1 to 9999`)
     const canary = canaryOf(values)
     if (canary.length > 0 && switches.has('abort')) throw new UsageError('--abort goes without --canary')
-    const how = switches.has('abort') ? ['abort'] : [`at-once=${atOnce}`, ...canary]
+    const environment = values.get('env')
+    if (environment !== undefined && switches.has('abort')) throw new UsageError('--abort goes without --env')
+    if (environment !== undefined && !/^\S+$/.test(environment))
+      throw new UsageError(`--env: ${JSON.stringify(environment)} is no name of an environment`)
+    const env = environment === undefined ? [] : [`env=${environment}`]
+    const how = switches.has('abort') ? ['abort'] : [`at-once=${atOnce}`, ...canary, ...env]
     const command = ['deploy', service, ...how].join(' ')
     const runtimeDir = locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG)
     const { success, log } = await askShowing(runtimeDir, service, command, terminal)
@@ -48,7 +57,7 @@ export const deploy: Command = {
       else terminal.err(line)
     }
     if (success) return DONE
-    return log[0]?.endsWith(NO_CANARY) === true ? USAGE : FAILED
+    return REFUSED.test(log[0] ?? '') ? USAGE : FAILED
   },
 }
 

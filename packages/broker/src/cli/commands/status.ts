@@ -51,6 +51,10 @@ function describeManaged(master: MasterStatus | undefined, { services }: Status,
   const slots = new Map(
     services.flatMap(({ name, backends }) => backends.map(({ id, slot }) => [id, `${name}/${slot}`])),
   )
+  const scaled = (master.scaled ?? []).map(({ service, instances, configured }) => {
+    const text = `${service} is scaled to ${instances}; the configuration says ${configured}`
+    return paint('yellow', printable(text))
+  })
   return [
     '',
     ...table(
@@ -69,6 +73,7 @@ function describeManaged(master: MasterStatus | undefined, { services }: Status,
       ],
       paint,
     ),
+    ...scaled,
   ]
 }
 

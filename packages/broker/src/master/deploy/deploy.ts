@@ -9,6 +9,7 @@ import type { ProcessExit } from '../../supervise/child.ts'
 import { reportedState, type BackendReport } from '../fleet/backend-report.ts'
 import { Canary } from './canary.ts'
 import type { CanaryRequest, DeployProgress, DeployResult } from './messages.ts'
+import { describeExit, observe, settledAt, START_TIMEOUT_MS, type Trial, whyLate } from './trial.ts'
 
 export interface DeployPlan {
   readonly fleet: Fleet
@@ -38,23 +39,11 @@ export interface CanaryPlan extends CanaryRequest {
   readonly shift: (share: number | undefined) => void
 }
 
-const START_TIMEOUT_MS = 60_000
-
 /** How long the old backends may stay in the reports, in ms: reports come once a second, or from a new worker. */
 const SETTLE_TIMEOUT_MS = 10_000
 
 /** How many of the remaining backends are named. */
 const MAX_NAMED = 5
-
-/** A new process that has not taken over yet. Times are CLOCK_MONOTONIC in ms. */
-interface Trial {
-  readonly id: string
-  readonly startedAt: number
-  /** Last reported state; undefined while the backend is not registered. */
-  readonly state: string | undefined
-  /** Start of the current uninterrupted ready period. */
-  readonly readySince: number | undefined
-}
 
 type Phase =
   /** New processes are on trial next to the old ones, which are untouched. */
@@ -369,29 +358,4 @@ export class Deploy {
   #name(instance: number | undefined): string {
     return instance === undefined ? this.#plan.service.name : `${this.#plan.service.name}.${instance}`
   }
-}
-
-function describeExit({ code, signal, error }: ProcessExit): string {
-  if (error !== undefined) return `could not be started: ${error}`
-  if (code !== null) return `exited with code ${code}`
-  return `was killed by ${signal ?? 'an unnamed signal'}`
-}
-
-/** Applies a report to a trial. Pure. Any state other than ready restarts the ready period. */
-function observe(trial: Trial, state: string | undefined, now: number): Trial {
-  const readySince = state === 'ready' ? (trial.readySince ?? now) : undefined
-  return { ...trial, state, readySince }
-}
-
-/** When the process may take over, if it stays ready until then. */
-function settledAt({ readySince }: Trial, minHealthy: number): number {
-  return readySince === undefined ? Number.POSITIVE_INFINITY : readySince + minHealthy
-}
-
-/** Why a trial timed out. */
-function whyLate({ state, readySince }: Trial, limit: number): string {
-  const within = `within ${formatDuration(limit)}`
-  if (readySince !== undefined) return `did not stay ready long enough ${within}`
-  if (state === undefined) return `did not register with the broker ${within}`
-  return `was not ready ${within}; the broker reports it as ${state}`
 }

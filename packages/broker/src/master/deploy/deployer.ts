@@ -6,7 +6,8 @@ import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.t
 import type { CanaryPlan } from './deploy.ts'
 import type { CanaryRequest, DeployCommand, DeployResult } from './messages.ts'
 import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
-import { define } from '../fleet/definition.ts'
+import { type ChosenEnvironment, define } from '../fleet/definition.ts'
+import { readChosen } from './chosen-environment.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import { type CommandResult, refusal } from '../../ipc/operator-protocol.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
@@ -45,6 +46,13 @@ export class Deployer {
       return refusal(`there is no service ${JSON.stringify(name)}; there are: ${known}`)
     }
     const change = { kind: 'deploy', service: name, by } as const
+    let chosen: ChosenEnvironment | undefined
+    try {
+      if (command.environment !== undefined)
+        chosen = readChosen(service, dirname(activeConfig.settings.file), command.environment)
+    } catch (error) {
+      return refusal(describeError(error))
+    }
     const aborted = abort ? this.#abort(name, by) : undefined
     if (aborted !== undefined) {
       workerPool.reportChange({ ...change, text: `${by} aborts the deploy of service ${name}` })
@@ -54,11 +62,12 @@ export class Deployer {
       const why = 'no deploy is in progress, and no instance is of a new version'
       return { success: true, log: [`${name}: nothing to abort: ${why}`] }
     }
+    operationLock.claim()
     if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
     operationLock.begin('deploy')
     try {
       const verb = abort ? 'reverts the deploy of' : 'deploys'
-      const running = this.#run(service, command)
+      const running = this.#run(service, command, chosen)
       workerPool.reportChange({ ...change, text: `${by} ${verb} service ${name}` })
       const result = await running
       const end = result.success ? 'was deployed' : `could not be deployed: ${result.reason}`
@@ -82,7 +91,11 @@ export class Deployer {
   }
 
   /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER, BATON_ERR_NO_CANARY */
-  async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
+  async #run(
+    service: ServiceConfig,
+    command: DeployCommand,
+    chosen: ChosenEnvironment | undefined,
+  ): Promise<DeployResult> {
     const { fleet, activeConfig, files, logger } = this.#parts
     // New processes need the control socket.
     files.ensure()
@@ -91,12 +104,13 @@ export class Deployer {
     const base = dirname(activeConfig.settings.file)
     const folder = define(service, base)?.cwd
     let moved: string | undefined
-    const canary = command.canary && this.#planCanary(service, command.canary, by)
+    const canary = command.canary && this.#planCanary(service, command.canary, by, chosen)
     const deploy = begin(fleet, {
       service,
       base,
       atOnce,
       canary,
+      chosen,
       progress: ({ step, instance, text }) => {
         if (step === 'done' && !abort) moved = movedFrom(folder, service, base)
         if (moved === undefined) command.progress(`${step} ${instance}: ${text}`)
@@ -104,7 +118,7 @@ export class Deployer {
       },
     })
     this.#running = { service: name, deploy }
-    logger.info({ service: name, atOnce, abort, by }, 'deploying')
+    logger.info({ service: name, atOnce, abort, environment: chosen?.name, by }, 'deploying')
     const ended = await deploy.done
     this.#running = undefined
     const result: DeployResult =
@@ -121,11 +135,16 @@ export class Deployer {
    *
    * @throws {BrokerError} BATON_ERR_NO_CANARY, BATON_ERR_NOT_MANAGED
    */
-  #planCanary(service: ServiceConfig, request: CanaryRequest, by: string): CanaryPlan {
+  #planCanary(
+    service: ServiceConfig,
+    request: CanaryRequest,
+    by: string,
+    chosen: ChosenEnvironment | undefined,
+  ): CanaryPlan {
     const { fleet, activeConfig, shifts } = this.#parts
     const { name } = service
     if (service.command === null) throw new BrokerError('BATON_ERR_NOT_MANAGED', name)
-    const version = define(service, dirname(activeConfig.settings.file))?.version ?? null
+    const version = define(service, dirname(activeConfig.settings.file), chosen)?.version ?? null
     if (version === null) throw noCanary(`the env of service ${name} has no BATON_VERSION`)
     if (!VERSION.test(version)) throw noCanary(`BATON_VERSION of service ${name}: ${VERSION_EXPECTED}`)
     const running = fleet.reports.filter(({ service: each, state }) => each === name && state !== 'draining')

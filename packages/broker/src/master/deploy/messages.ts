@@ -11,6 +11,8 @@ export interface DeployCommand {
   readonly atOnce: number
   /** Aborts the current deploy, or reverts what a failed one has left. */
   readonly abort: boolean
+  /** Name of the environment; undefined: that of the configuration. */
+  readonly environment?: string | undefined
   /** Tries the new version with a share of the new connections first. */
   readonly canary?: CanaryRequest | undefined
   /** The requester, for logs and events. */

@@ -1,6 +1,6 @@
 import type { ServiceConfig } from '../../config/config.ts'
 import { BrokerError } from '../../errors.ts'
-import { define, type Generation } from '../fleet/definition.ts'
+import { type ChosenEnvironment, define, type Generation } from '../fleet/definition.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import { type FleetClock, fleetClock } from '../fleet/os.ts'
 import type { ManagedService } from '../fleet/managed-service.ts'
@@ -15,6 +15,8 @@ export interface DeployOptions {
   /** How many instances to replace at a time, at least 1. Default: 1. */
   readonly atOnce?: number
   readonly startLimit?: number
+  /** Default: the environment of the configuration. */
+  readonly chosen?: ChosenEnvironment | undefined
   /** Default: the new version is not tried first. */
   readonly canary?: CanaryPlan | undefined
   readonly clock?: FleetClock
@@ -36,7 +38,7 @@ export interface RunningDeploy {
  */
 export function startDeploy(fleet: Fleet, options: DeployOptions): RunningDeploy {
   const service = managed(fleet, options.service.name)
-  const definition = define(options.service, options.base)
+  const definition = define(options.service, options.base, options.chosen)
   if (definition === undefined) throw new BrokerError('BATON_ERR_NOT_MANAGED', options.service.name)
   return roll(fleet, service, options, service.numbers, () => service.nextGeneration(definition))
 }

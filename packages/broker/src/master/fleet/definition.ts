@@ -5,6 +5,13 @@ import type { ServiceConfig } from '../../config/config.ts'
 import { BrokerError } from '../../errors.ts'
 import type { FleetContext } from './context.ts'
 
+/** The environment that a deploy was told to use. Its values may be secret. */
+export interface ChosenEnvironment {
+  /** Such as `production`. */
+  readonly name: string
+  readonly variables: Readonly<Record<string, string>>
+}
+
 /** How the processes of a service are started. A deploy changes it, a restart does not. */
 export interface Definition {
   readonly service: string
@@ -16,6 +23,8 @@ export interface Definition {
   readonly cwd: string
   /** As configured, with its links: used when `cwd` is gone. Absent in the state of an older program. */
   readonly folder?: string | undefined
+  /** Variables that a deploy has chosen (`--env`), which override `env`. */
+  readonly chosen?: ChosenEnvironment | undefined
   /** Of the application; null if the configuration names none. */
   readonly version: string | null
 }
@@ -31,20 +40,36 @@ export interface Generation {
  * behind a `current` link remains the old version's when the link moves to the new one.
  *
  * @param base folder of the configuration file, to which `cwd` is relative
+ * @param chosen by a deploy
  * @throws {BrokerError} BATON_ERR_BACKEND_FOLDER
  */
-export function define(service: ServiceConfig, base: string): Definition | undefined {
+export function define(
+  service: ServiceConfig,
+  base: string,
+  chosen?: ChosenEnvironment,
+): Definition | undefined {
   const { name, command, env } = service
   if (command === null) return undefined
   const folder = resolve(base, service.cwd)
-  const version = env['BATON_VERSION'] ?? null
-  return { service: name, command, env, cwd: follow(folder, name), folder, version }
+  const version = chosen?.variables['BATON_VERSION'] ?? env['BATON_VERSION'] ?? null
+  return {
+    service: name,
+    command,
+    env,
+    cwd: follow(folder, name),
+    folder,
+    version,
+    ...(chosen && { chosen }),
+  }
 }
 
-/** Whether both start the same command in the same way. The files behind the command may still differ. */
+/**
+ * Whether both start the same command in the same way, apart from what a deploy has chosen, with the version in it. The files behind the command may
+ * still differ.
+ */
 export function sameDefinition(one: Definition, other: Definition): boolean {
-  const { folder: _one, ...first } = one
-  const { folder: _other, ...second } = other
+  const { folder: _one, chosen: _chosen, version: _version, ...first } = one
+  const { folder: _other, chosen: _others, version: _another, ...second } = other
   return isDeepStrictEqual(first, second)
 }
 
@@ -68,6 +93,7 @@ export function environmentOf(
   return {
     ...Object.fromEntries(Object.entries(env).filter(([name]) => !PRIVATE.test(name))),
     ...definition.env,
+    ...definition.chosen?.variables,
     BATON_SOCKET: socket,
     BATON_SERVICE: definition.service,
     BATON_BACKEND_ID: backend,

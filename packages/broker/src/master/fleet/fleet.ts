@@ -1,4 +1,4 @@
-import type { InstanceStatus } from '../../api/master-status.ts'
+import type { InstanceStatus, MasterStatus } from '../../api/master-status.ts'
 import type { ServiceConfig } from '../../config/config.ts'
 import { drainDeadlineOf } from '../../config/service-rules.ts'
 import { BrokerError } from '../../errors.ts'
@@ -67,7 +67,8 @@ export class Fleet {
   }
 
   /**
-   * Starts missing instances and retires surplus ones. A running service keeps its definition: a changed one waits for a deploy, and is
+   * Starts missing instances and retires surplus ones. An operator's number of instances stays in force, unless the configuration says another
+   * one than before. A running service keeps its definition: a changed one waits for a deploy, and is
    * logged.
    *
    * @throws {BrokerError} BATON_ERR_BACKEND_FOLDER, BATON_ERR_DEPLOY_RUNNING; then nothing has changed
@@ -87,12 +88,12 @@ export class Fleet {
       // One that is removed keeps the deadline that it had.
       const own = config.services.get(name)
       if (own !== undefined) service.configure(drainDeadlineOf(own, config))
-      if (!wanted.has(name)) service.scale(0)
+      if (!wanted.has(name)) service.arrange(0)
     }
     for (const [name, { definition, instances, deadline }] of wanted) {
       const service = this.#serviceFor(name, definition)
       service.configure(deadline)
-      service.scale(instances)
+      service.arrange(instances)
     }
     this.#forget()
     this.#options.changed?.()
@@ -124,6 +125,13 @@ export class Fleet {
 
   statuses(): InstanceStatus[] {
     return [...this.#services.values()].flatMap((service) => service.statuses())
+  }
+
+  /** Services with another number of instances than the configuration says. */
+  get scaled(): NonNullable<MasterStatus['scaled']> {
+    return [...this.#services.values()].flatMap(({ name: service, scaled }) =>
+      scaled === undefined ? [] : [{ service, instances: scaled.to, configured: scaled.configured }],
+    )
   }
 
   /** All running processes, for the workers. */

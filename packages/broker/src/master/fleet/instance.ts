@@ -80,6 +80,7 @@ export class Instance {
       restarts,
       generation: number,
       version: definition.version,
+      ...(definition.chosen && { environment: definition.chosen.name }),
       since: new Date(this.#since).toISOString(),
     }
   }

@@ -152,6 +152,7 @@ export class ManagedProcess {
       restarts: 0,
       generation: generation.number,
       version: generation.definition.version,
+      ...(generation.definition.chosen && { environment: generation.definition.chosen.name }),
       since: new Date(since).toISOString(),
     }
   }

@@ -8,6 +8,22 @@ import { Instance } from './instance.ts'
 import { type Exited, ManagedProcess } from './managed-process.ts'
 import type { ProcessState, ServiceState } from './state.ts'
 
+/** An operator's number of instances. It is in force while the configuration still says what it said then. */
+export interface Scaled {
+  readonly to: number
+  readonly configured: number
+}
+
+/** The difference that a new number of instances has made. */
+export interface Rescaled {
+  /** Numbers of the instances that were started. */
+  readonly started: readonly number[]
+  /** Processes that are drained and stopped. */
+  readonly retired: readonly ManagedProcess[]
+  /** Numbers of the instances that have ended. */
+  readonly stopped: readonly number[]
+}
+
 /** Called when a process has exited and the service has handled it. `current`: it was an instance's, and had not been retired. */
 export type ServiceExited = (process: ManagedProcess, exit: ProcessExit, current: boolean) => void
 
@@ -27,6 +43,7 @@ export class ManagedService {
   #latest: number
   /** In ms. */
   #drainDeadline = 0
+  #scaled: Scaled | undefined
 
   /** @param latest the highest number of a generation so far */
   constructor(stable: Generation, latest: number, context: FleetContext, exited: ServiceExited) {
@@ -54,6 +71,7 @@ export class ManagedService {
       service.#instances.set(number, instance)
     }
     for (const { instance, process } of saved.leaving) service.#leaving.add(adopt(process, instance))
+    service.#scaled = saved.scaled
     return service
   }
 
@@ -75,6 +93,11 @@ export class ManagedService {
   /** Whether it has no instance and no process. */
   get empty(): boolean {
     return this.#instances.size + this.#successors.size + this.#leaving.size === 0
+  }
+
+  /** Whether it has processes beside those of its instances: on trial, or being ended. */
+  get isChanging(): boolean {
+    return this.#successors.size + this.#leaving.size > 0
   }
 
   get processes(): ManagedProcess[] {
@@ -111,15 +134,43 @@ export class ManagedService {
     this.#drainDeadline = drainDeadline
   }
 
+  /** Undefined while the configuration says how many instances there are. */
+  get scaled(): Scaled | undefined {
+    return this.#scaled
+  }
+
+  /** Runs as many instances as the configuration says, or as an operator has said since it says so. */
+  arrange(configured: number): void {
+    const { to, configured: before } = this.#scaled ?? {}
+    if (before !== undefined && before !== configured) {
+      const facts = { service: this.name, instances: configured, scaled: to }
+      this.#context.logger.info(facts, 'the configuration has another number of instances, so the scale ends')
+      this.#scaled = undefined
+    }
+    this.#run(this.#scaled?.to ?? configured)
+  }
+
+  /** Runs this many instances, also over reloads, until the configuration says another number than `configured`. */
+  scale(to: number, configured: number): Rescaled {
+    this.#scaled = to === configured ? undefined : { to, configured }
+    const difference = this.#run(to)
+    this.#context.changed?.()
+    return difference
+  }
+
   /** Starts missing instances up to `count`, and retires those beyond it. */
-  scale(count: number): void {
-    for (const number of this.numbers) if (number > count) this.#stopInstance(number, this.#drainDeadline)
+  #run(count: number): Rescaled {
+    const stopped = this.numbers.filter((number) => number > count)
+    const retired = stopped.flatMap((number) => this.#stopInstance(number, this.#drainDeadline) ?? [])
+    const started: number[] = []
     for (let number = 1; number <= count; number++) {
       if (this.#instances.has(number)) continue
       const instance = new Instance(number, this.#stable, this.#context, this.#exited)
       this.#instances.set(number, instance)
       instance.start()
+      started.push(number)
     }
+    return { started, retired, stopped }
   }
 
   /** Ends every process, with at most this many ms for each phase. */
@@ -215,6 +266,7 @@ export class ManagedService {
       latest: this.#latest,
       generations: [...generations.values()],
       instances: instances.map((instance) => instance.save()),
+      ...(this.#scaled && { scaled: this.#scaled }),
       leaving: [
         ...[...this.#leaving].flatMap((process) => leavingOf(process, process.save())),
         ...(until === undefined ? [] : this.#successorsUntil(until)),
@@ -239,10 +291,12 @@ export class ManagedService {
     return isListed(this.#reports, id)
   }
 
-  #stopInstance(number: number, deadline: number): void {
+  /** @returns its process, which is being ended */
+  #stopInstance(number: number, deadline: number): ManagedProcess | undefined {
     const process = this.#instances.get(number)?.stop()
     this.#instances.delete(number)
     if (process !== undefined) this.#retire(process, deadline)
+    return process
   }
 
   #retire(process: ManagedProcess, deadline: number): void {

@@ -15,6 +15,7 @@ const definition = z.object({
   env: z.record(z.string(), z.string()).readonly(),
   cwd: z.string(),
   folder: z.string().optional(),
+  chosen: z.object({ name: z.string(), variables: z.record(z.string(), z.string()) }).optional(),
   version: z.string().nullable(),
 })
 
@@ -75,6 +76,8 @@ const service = z.object({
   latest: whole,
   generations: z.array(generation),
   instances: z.array(instance),
+  /** An operator's number of instances, in force while the configuration says `configured`. */
+  scaled: z.object({ to: whole, configured: whole }).optional(),
   /** Processes that are being ended, with the name of their instance. */
   leaving: z.array(z.object({ instance: z.string(), process })),
 })

@@ -7,10 +7,12 @@ import {
   refusal,
 } from '../../ipc/operator-protocol.ts'
 import { parseDuration } from '../../config/duration.ts'
+import { parseScale, SCALE_EXPECTED } from '../../config/instances.ts'
 import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
 import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
 import { describeError } from '../../errors.ts'
 import type { CanaryRequest, DeployCommand } from '../deploy/messages.ts'
+import type { ScaleAnswer, ScaleCommand } from '../scale/messages.ts'
 import type { ShiftRequest } from '../shift/shifts.ts'
 import type { OperatorSession } from '../../ipc/operator-session.ts'
 
@@ -19,6 +21,7 @@ export interface OperatorCommands {
   status(): unknown
   deploy(command: DeployCommand): Promise<CommandResult>
   shift(request: ShiftRequest): CommandResult
+  scale(command: ScaleCommand): Promise<ScaleAnswer>
   listen(request: PortRequest): Promise<CommandResult>
   /** Answers the session itself, from this program or the next one. Refused during another operation unless it may wait. */
   reload(session: OperatorSession, wait: boolean): void
@@ -49,7 +52,7 @@ export function runCommand(
       session.write(`${JSON.stringify(master.status())}\n`)
       return session.answered()
   }
-  if (!['reload', 'stop', 'deploy', 'shift', 'listen'].includes(command))
+  if (!['reload', 'stop', 'deploy', 'scale', 'shift', 'listen'].includes(command))
     return refuse(`unknown command ${JSON.stringify(command)}`)
   if (session.rights !== 'operator')
     return refuse(`permission denied: ${command} requires the broker's user or root`)
@@ -61,8 +64,18 @@ export function runCommand(
     const canary = mode === 'abort' ? undefined : canaryRequest(options)
     if (typeof canary === 'string') return refuse(canary)
     const progress = (line: string) => session.write(`${line}\n`)
-    const request = { service, atOnce, abort: mode === 'abort', canary, by: session.peer, progress }
+    const environment = mode === 'abort' ? undefined : options.get('env')
+    const abort = mode === 'abort'
+    const request = { service, atOnce, abort, canary, environment, by: session.peer, progress }
     return void answerWith(session, master.deploy(request))
+  }
+  if (command === 'scale') {
+    const [service = ''] = words
+    const target = parseScale(options.get('to') ?? '')
+    if (target === undefined) return refuse(`scale requires to=N: ${SCALE_EXPECTED}`)
+    const progress = (line: string) => session.write(`${line}\n`)
+    const answer = master.scale({ service, target, by: session.peer, progress })
+    return void answerWith(session, options.get('json') === 'yes' ? answer.then(asJson) : answer)
   }
   if (command === 'shift') {
     const request = shiftRequest(words, options, session.peer)
@@ -105,6 +118,10 @@ function shiftRequest(
   return share === undefined
     ? `shift requires share=N%: ${SHARE_EXPECTED}`
     : { service, shift: { to, share }, by }
+}
+
+function asJson({ success, log, result }: ScaleAnswer): CommandResult {
+  return { success, log: result === undefined ? log : [JSON.stringify(result)] }
 }
 
 export function reply(session: OperatorSession, { success, log }: CommandResult): void {

@@ -2,6 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError } from '../../config/error.ts'
 import { readConfigTextAtOnce } from '../../config/file.ts'
+import { checkSchedules } from '../../config/schedule.ts'
 import { BrokerError, describeError } from '../../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { ManagerStore } from '../systemd/manager-store.ts'
@@ -105,7 +106,7 @@ export class ReloadPreparation {
       // Refuse to reload a broker that backends and operators cannot reach.
       files.ensure()
       this.#program.enterFolder()
-      const next = this.#readNext()
+      const next = await this.#readNext()
       const program = this.#program.forReload()
       const problem = await this.#check(program)
       const cancelIfStopping = () => {
@@ -144,10 +145,11 @@ export class ReloadPreparation {
    *
    * @throws {ConfigError}
    */
-  #readNext(): string {
+  async #readNext(): Promise<string> {
     const { settings, config } = this.#parts.activeConfig
     const { file } = settings
     const next = readSettings(file, readConfigTextAtOnce(file))
+    await checkSchedules(file, next.config.services)
     if (next.config.runtimeDir !== config.runtimeDir) {
       throw new ConfigError(file, [
         { path: 'runtimeDir', message: 'cannot be changed by a reload; stop and start' },

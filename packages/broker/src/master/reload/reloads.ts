@@ -56,6 +56,7 @@ export class Reloads {
 
   /** @param wait false: refuse it during another operation */
   submit(request: ReloadRequest, wait: boolean): void {
+    this.#operationLock.claim()
     const { activity, refusal: why } = this.#operationLock
     if (why !== undefined && (activity === 'stop' || !wait)) return this.answer(request, refusal(why))
     // One waiting signal is enough.

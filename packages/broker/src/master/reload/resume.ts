@@ -3,6 +3,7 @@ import { type BrokerError, describeError } from '../../errors.ts'
 import { BROKER_VERSION } from '../../version.ts'
 import type { ReloadParts } from './prepare.ts'
 import type { ReloadResult } from '../workers/counters.ts'
+import { checkSchedules } from '../../config/schedule.ts'
 import { longestDrainDeadline } from '../../config/service-rules.ts'
 import { readSettings, type Settings } from '../active-config.ts'
 import type { Operator } from '../operator/operator.ts'
@@ -54,7 +55,9 @@ export class ReloadResumption {
     let result: ReloadResult = 'failure'
     let status = 'serving; reloaded'
     try {
-      const settled = await this.#apply(readSettings(file, candidate))
+      const next = readSettings(file, candidate)
+      await checkSchedules(file, next.config.services)
+      const settled = await this.#apply(next)
       decided()
       const left = await settled()
       result = left === undefined ? 'success' : 'incomplete'

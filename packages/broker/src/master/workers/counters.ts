@@ -1,6 +1,12 @@
 import { Counter, Gauge, Registry } from 'prom-client'
 import { type Shift, WHOLE } from '../../api/shift.ts'
 import { droppedLines } from '../../metrics/dropped-lines.ts'
+import {
+  REPLACEMENT_REASONS,
+  REPLACEMENT_RESULTS,
+  type ReplacementReason,
+  type ReplacementResult,
+} from '../../metrics/labels.ts'
 import { lasting, type MetricSnapshot, sum } from '../../metrics/snapshot.ts'
 
 /** The counters that cross the master's exec. */
@@ -14,6 +20,8 @@ export interface CountersState {
   readonly incomplete?: number
   readonly hangs?: number
   readonly restored?: number
+  /** Replacements by `SERVICE REASON RESULT`. */
+  readonly replaced?: Readonly<Record<string, number>>
   /** Seconds since 1970; 0 before the first. */
   readonly lastReload: number
 }
@@ -63,6 +71,12 @@ export class Counters {
     labelNames: ['service', 'version'],
     registers: [this.#registry],
   })
+  readonly #replacements = new Counter({
+    name: 'baton_backend_replacements_total',
+    help: 'Managed processes that Baton set out to replace by itself, by reason and result.',
+    labelNames: ['service', 'reason', 'result'],
+    registers: [this.#registry],
+  })
   #ended: MetricSnapshot[]
   #counted: Omit<CountersState, 'ended'>
   #adding = false
@@ -81,6 +95,10 @@ export class Counters {
     this.#hangs.inc(counted.hangs ?? 0)
     this.#restored.inc(counted.restored ?? 0)
     this.#lastReload.set(counted.lastReload)
+    for (const [key, value] of Object.entries(counted.replaced ?? {})) {
+      const [service = '', reason = '', result = ''] = key.split(' ')
+      this.#replacements.inc({ service, reason, result }, value)
+    }
   }
 
   get state(): CountersState {
@@ -117,6 +135,21 @@ export class Counters {
   fileRestored(): void {
     this.#counted = { ...this.#counted, restored: (this.#counted.restored ?? 0) + 1 }
     this.#restored.inc()
+    this.onChange()
+  }
+
+  /** A replacement has ended. Without `reason`: none has yet, and each series of the service begins at 0. */
+  replaced(service: string, reason?: ReplacementReason, result?: ReplacementResult): void {
+    if (reason === undefined || result === undefined) {
+      for (const each of REPLACEMENT_REASONS)
+        for (const end of REPLACEMENT_RESULTS)
+          this.#replacements.inc({ service, reason: each, result: end }, 0)
+      return
+    }
+    const key = `${service} ${reason} ${result}`
+    const { replaced = {} } = this.#counted
+    this.#counted = { ...this.#counted, replaced: { ...replaced, [key]: (replaced[key] ?? 0) + 1 } }
+    this.#replacements.inc({ service, reason, result })
     this.onChange()
   }
 

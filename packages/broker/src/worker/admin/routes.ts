@@ -13,6 +13,7 @@ import { streamEvents } from './event-stream.ts'
 import { quoted } from './quoted.ts'
 import type { WorkerView } from './view.ts'
 import { HISTORY_INTERVAL_MS } from '../../api/history.ts'
+import { MAX_INSTANCES, type ScaleTarget } from '../../config/instances.ts'
 import type { Shift } from '../../api/shift.ts'
 import type { BackendStatus, DrainResult, ServiceStatus, Status } from '../../api/status.ts'
 
@@ -109,6 +110,13 @@ export function addRoutes(
     return reply.code(success ? 200 : 409).send({ success, log })
   })
 
+  app.post<ServiceParams>('/api/v1/services/:service/scale', async (request, reply) => {
+    const { name: service } = findService(view, request.params.service)
+    if (view.scale === undefined) throw withoutMaster('scale a service')
+    const { success, log, result } = await view.scale(service, scaleOf(request.body), requester(request))
+    return reply.code(success ? 200 : 409).send({ success, log, ...result })
+  })
+
   app.post('/api/v1/reload', async (request, reply) => {
     if (view.reload === undefined) throw withoutMaster('reload')
     const { success, log } = await view.reload(requester(request), waitOf(request.query))
@@ -146,6 +154,20 @@ function shiftOf(body: unknown): Shift | undefined {
   if ('off' in result.data) return undefined
   const { to, share } = result.data
   return { to, share: parseShare(share) ?? 0 }
+}
+
+const scaleBody = z.union(
+  [
+    z.strictObject({ instances: z.int().min(1).max(MAX_INSTANCES) }),
+    z.strictObject({ change: z.int().min(-MAX_INSTANCES).max(MAX_INSTANCES) }),
+  ],
+  { error: `expected {"instances": N}, from 1 to ${MAX_INSTANCES}, or {"change": N}` },
+)
+
+function scaleOf(body: unknown): ScaleTarget {
+  const result = scaleBody.safeParse(body ?? {})
+  if (result.success) return result.data
+  throw badRequest(result.error)
 }
 
 function begun({ draining, deadlineMs }: DrainResult): DrainResult {

@@ -1,6 +1,8 @@
 import type { EventFeed } from '../events/event-feed.ts'
 import type { History } from '../../api/history.ts'
 import type { Change } from '../../api/events.ts'
+import type { ScaleReply } from '../../api/scale.ts'
+import type { ScaleTarget } from '../../config/instances.ts'
 import type { Shift } from '../../api/shift.ts'
 import type { DrainResult, ReloadResult, Status } from '../../api/status.ts'
 import type { FlightRecords } from '../../api/flight-record.ts'
@@ -30,6 +32,8 @@ export interface WorkerView {
   maintain(service: string, page: { readonly page: string; readonly type: string } | null): void
   /** Begins a shift of a service, or, if it is undefined, ends it. Undefined without a master. */
   shift?(service: string, shift: Shift | undefined, by: string): Promise<ReloadResult>
+  /** Changes the number of instances of a service; resolves when that is done. Undefined without a master. */
+  scale?(service: string, target: ScaleTarget, by: string): Promise<ScaleReply>
   /** Logs an operator's request that has been started, and announces it to the event streams. */
   asked(change: Change & { readonly by: string }): void
   /** The flight recorder; undefined when it is off. */
