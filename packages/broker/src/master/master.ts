@@ -21,6 +21,7 @@ import type { OperatorCommands } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
 import { Shifts } from './shift/shifts.ts'
+import { TicketRotation, type TicketRotationState } from './tickets/ticket-rotation.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
@@ -59,6 +60,7 @@ interface MasterInit {
   readonly run: RunState | undefined
   readonly controls?: Controls | undefined
   readonly shifts?: ShiftsState | undefined
+  readonly tickets?: TicketRotationState | undefined
 }
 
 export interface MasterOptions {
@@ -98,6 +100,7 @@ export class Master {
   readonly #orphans: Orphans
   readonly #sessionHandover: SessionHandover
   readonly #shifts: Shifts
+  readonly #tickets: TicketRotation
   readonly #deployer: Deployer
   readonly #appRun: AppRun
   readonly #beforeExec: ReloadPreparation
@@ -231,6 +234,7 @@ export class Master {
         lifeline: estate.lifeline,
         ...(estate.controls && { controls: estate.controls }),
         ...(estate.shifts && { shifts: estate.shifts }),
+        ...(estate.tickets && { tickets: estate.tickets }),
         askers: [],
         waiting: [],
         startedAt: new Date().toISOString(),
@@ -277,6 +281,7 @@ export class Master {
         run: state.run ?? undefined,
         controls: state.controls,
         shifts: state.shifts,
+        tickets: state.tickets,
       },
       options,
       state.fleet,
@@ -306,6 +311,7 @@ export class Master {
       workersStarted,
       run,
       shifts,
+      tickets,
     } = init
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
@@ -337,10 +343,12 @@ export class Master {
               lifeline: lifeline.state,
               controls: this.#controls.all,
               shifts: this.#shifts.state,
+              tickets: this.#tickets.state,
             }
           : undefined,
       controls: () => this.#controls.all,
       shifts: () => this.#shifts.state,
+      tickets: () => this.#tickets.keys,
       changed: () => store.keepListening(activeConfig.sockets.own),
     }
     const { copies } = store
@@ -355,6 +363,12 @@ export class Master {
         announce: (change) => workerPool.reportChange(change),
       },
       shifts,
+    )
+    this.#tickets = new TicketRotation(
+      () => activeConfig.config.services,
+      () => workerPool.sendTickets(),
+      tickets,
+      logger,
     )
     const fleetOptions: FleetOptions = {
       logger,
@@ -403,6 +417,7 @@ export class Master {
       counters,
       sessionHandover,
       shifts: this.#shifts,
+      tickets: this.#tickets,
       files: this.#files,
     }
     this.#deployer = new Deployer(parts)
@@ -421,6 +436,7 @@ export class Master {
       executions: executions + 1,
       startedAt,
       shifts: this.#shifts.state,
+      tickets: this.#tickets.state,
       run: this.#appRun.state ?? null,
       waiting: this.#reloads.waiting,
       controls: this.#controls.all,

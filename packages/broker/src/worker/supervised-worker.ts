@@ -163,6 +163,8 @@ export class SupervisedWorker {
         return this.#start(message)
       case 'shifts':
         return this.#worker?.shift(message.shifts)
+      case 'tickets':
+        return this.#worker?.useTickets(message.tickets)
       case 'serve':
         await this.#worker?.serve()
         return this.#report()
@@ -230,6 +232,7 @@ export class SupervisedWorker {
     known,
     controls = [],
     shifts = {},
+    tickets = {},
   }: Extract<ToWorker, { type: 'start' }>): void {
     const config = parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
@@ -245,6 +248,7 @@ export class SupervisedWorker {
       collect: () => this.#collect(),
       reload: (by, wait) => this.#reload(by, wait),
       shifts,
+      tickets,
       requestShift: (service, shift, by) => this.#requestShift(service, shift, by),
       droppedLines: () => standardOutput().dropped,
       controls,

@@ -24,6 +24,7 @@ import { FlightRecorder } from './recorder/flight-recorder.ts'
 import type { BackendLink } from './backend/backend-link.ts'
 import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
+import type { TicketKeys } from '../ipc/ticket-keys.ts'
 import { Doorways } from './route/doorways.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
@@ -62,6 +63,8 @@ export interface WorkerContext {
   readonly onControl: (service: string, control: Control) => void
   /** Shifts in force. */
   readonly shifts: Shifts
+  /** Keys for TLS session tickets. */
+  readonly tickets: TicketKeys
   /** Begins a shift of a service, or ends it. */
   readonly requestShift: (service: string, shift: Shift | undefined, by: string) => Promise<ReloadResult>
   /** Log lines that this process has dropped. */
@@ -141,6 +144,8 @@ export interface ReplaceableWorker extends Worker {
   readonly controls: Controls
   /** These shifts are in force now, and no others. */
   shift(shifts: Shifts): void
+  /** These are the keys for TLS session tickets now. */
+  useTickets(tickets: TicketKeys): void
   /** Sends a change reported by the master to the event streams. */
   announce(change: Change): void
   backends(): BackendReport[]
@@ -297,6 +302,7 @@ export function createWorker(
     brokerId: id,
     known: given.known,
     managed: given.managed,
+    tickets: given.tickets,
     onChange: () => {
       events.sample()
       given.onBackends?.()
@@ -596,6 +602,7 @@ export function createWorker(
       return controls.all
     },
     shift,
+    useTickets: (tickets) => registry.useTickets(tickets),
     announce: (change) => events.announce(change),
     backends: () => backendReports(services.values()),
     snapshot: () => {

@@ -17,6 +17,7 @@ import { type ReloadRequest, requesterOf } from './reloads.ts'
 import { checkProgram } from './program-check.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartLog } from '../start-log.ts'
+import type { TicketRotation } from '../tickets/ticket-rotation.ts'
 import { type Requester, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
 import { STATE_VERSION } from '../../ipc/state-version.ts'
 
@@ -32,13 +33,14 @@ export interface ReloadParts {
   readonly counters: Counters
   readonly sessionHandover: SessionHandover
   readonly shifts: Pick<Shifts, 'keepOnly'>
+  readonly tickets: Pick<TicketRotation, 'update'>
   readonly files: Pick<FilesOnDisk, 'ensure'>
 }
 
 /** The rest of what crosses exec. */
 type Carried = Pick<
   MasterState,
-  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'run'
+  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'tickets' | 'run'
 > & {
   /** Requests for the next reload. */
   readonly waiting: readonly ReloadRequest[]

@@ -2,6 +2,7 @@ import type { OwnedFd } from '@baton/native-sendmsg'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { Controls } from '../../ipc/controls.ts'
 import type { Shifts } from '../../api/shift.ts'
+import type { TicketKeys } from '../../ipc/ticket-keys.ts'
 import type { BackendReport, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import { modeOfSockets } from '../../listening/sockets.ts'
@@ -25,11 +26,13 @@ export function sendFirstOrders(
     managed,
     controls,
     shifts,
+    tickets,
   }: {
     readonly backends: readonly BackendReport[]
     readonly managed: readonly ManagedReport[]
     readonly controls: Controls
     readonly shifts: Shifts
+    readonly tickets: TicketKeys
   },
 ): void {
   const listeners = [...sockets.listeners]
@@ -52,6 +55,7 @@ export function sendFirstOrders(
     managed,
     controls,
     shifts,
+    tickets,
   })
 }
 
