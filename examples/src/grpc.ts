@@ -1,8 +1,11 @@
+// A gRPC server: its clients do not notice a deploy. The service has no generated code, and its messages are JSON; with a .proto file,
+// @grpc/proto-loader gives such a definition.
 import { createBackend } from '@baton/backend-sdk'
 import {
   type sendUnaryData,
   Server,
   type ServerUnaryCall,
+  type ServiceDefinition,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js'
 
@@ -10,29 +13,26 @@ interface Message {
   readonly text: string
 }
 
-// A service without generated code: its messages are JSON. With a .proto file, @grpc/proto-loader gives the same object.
-const json = {
-  serialize: (message: Message) => Buffer.from(JSON.stringify(message)),
-  deserialize: (bytes: Buffer) => JSON.parse(String(bytes)) as Message,
-}
-const greeter = {
+const serialize = (message: Message) => Buffer.from(JSON.stringify(message))
+const deserialize = (bytes: Buffer) => JSON.parse(String(bytes)) as Message
+
+export const greeter = {
   greet: {
     path: '/example.Greeter/Greet',
     requestStream: false,
     responseStream: false,
-    requestSerialize: json.serialize,
-    requestDeserialize: json.deserialize,
-    responseSerialize: json.serialize,
-    responseDeserialize: json.deserialize,
+    requestSerialize: serialize,
+    requestDeserialize: deserialize,
+    responseSerialize: serialize,
+    responseDeserialize: deserialize,
   },
-}
-const handlers: UntypedServiceImplementation = {
+} satisfies ServiceDefinition
+
+const handlers = {
   greet(call: ServerUnaryCall<Message, Message>, answer: sendUnaryData<Message>) {
-    answer(null, {
-      text: `Hello ${call.request.text}, you are ${call.getPeer()}. From process ${process.pid}.`,
-    })
+    answer(null, { text: `Hello ${call.request.text} at ${call.getPeer()}, from process ${process.pid}.` })
   },
-}
+} satisfies UntypedServiceImplementation
 
 const server = new Server()
 server.addService(greeter, handlers)

@@ -15,6 +15,7 @@ export const TOURS = [
   'docs/how-to/nestjs.md',
   'docs/how-to/socket-io.md',
   'docs/how-to/tls.md',
+  'docs/how-to/grpc.md',
   'docs/how-to/several-hosts.md',
 ]
 
