@@ -2,6 +2,7 @@ import { EventEmitter } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { Adoption } from './adoption.ts'
+import { checkAdoption } from './adoption-check.ts'
 import {
   type AttachableServer,
   type Attachment,
@@ -226,7 +227,7 @@ export class Backend extends EventEmitter<BackendEvents> {
    * gets this backend.
    *
    * @throws {RegistrationRefused} the broker refused, with `retry` false (dialling continues)
-   * @throws {BackendError} BATON_ERR_NOTHING_ATTACHED, BATON_ERR_BACKEND_CLOSED
+   * @throws {BackendError} BATON_ERR_NOTHING_ATTACHED, BATON_ERR_BACKEND_CLOSED, BATON_ERR_UNSUPPORTED_RUNTIME
    */
   async ready(options: { signal?: AbortSignal } = {}): Promise<void> {
     const { signal } = options
@@ -235,6 +236,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     if (this.#state === 'draining' || this.#state === 'closed')
       throw new BackendError('BATON_ERR_BACKEND_CLOSED')
     if (this.#state === 'registered') return
+    if (this.#state === 'idle') checkAdoption()
     const registered = new Promise<void>((resolve, reject) => {
       const waiter = { resolve: settle(resolve), reject: settle(reject) }
       const abort = () => waiter.reject(signal?.reason)
