@@ -13,6 +13,7 @@ import {
   isGrpcServer,
 } from './attach/index.ts'
 import type { ConnectionInfo } from './connection-info.ts'
+import { channels } from './diagnostics.ts'
 import { Dialling } from './dialling.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
@@ -487,6 +488,8 @@ export class Backend extends EventEmitter<BackendEvents> {
     else this.#state = 'registered'
     this.#noteRelayProblem(registration.relayProblem)
     this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
+    const { service } = this.#options
+    if (channels.registered.hasSubscribers) channels.registered.publish({ id, slot, service })
     for (const waiter of this.#waiting) waiter.resolve()
     // A tick later, like the other events: an exception in a listener must not interrupt this method.
     process.nextTick(() => this.emit('connected', { id, slot }))
@@ -504,7 +507,11 @@ export class Backend extends EventEmitter<BackendEvents> {
     return {
       refusal: (pending) => this.#refusal(pending),
       adopt: (offer, delivery) => this.#adoption.adopt(this.#attachment as Attachment, offer, delivery),
-      rejected: (reason) => process.nextTick(() => this.emit('reject', reason)),
+      rejected: (reason) => {
+        const { service } = this.#options
+        if (channels.refused.hasSubscribers) channels.refused.publish({ reason, service })
+        process.nextTick(() => this.emit('reject', reason))
+      },
       stats: () => ({
         adopted: this.#attachment?.adopted ?? 0,
         closed: this.#attachment?.closed ?? 0,
@@ -536,6 +543,9 @@ export class Backend extends EventEmitter<BackendEvents> {
         if (this.#state === 'registered' && !elsewhere) this.#state = 'registering'
         if (this.#state !== 'closed' && !elsewhere) {
           this.#dialling.lost()
+          const { service } = this.#options
+          if (channels.disconnected.hasSubscribers)
+            channels.disconnected.publish({ service, error: end.error })
           this.#options.logger.warn(
             { socket: this.#options.socket, ...(end.error && { error: end.error }) },
             'broker connection lost; adopted connections continue, dialling again',

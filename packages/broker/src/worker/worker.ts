@@ -21,6 +21,8 @@ import { Metrics } from '../metrics/metrics.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import { oneAtATime } from '../metrics/one-at-a-time.ts'
 import { FlightRecorder } from './recorder/flight-recorder.ts'
+import { publishing } from './recorder/published-recorder.ts'
+import { noRecorder } from './recorder/recorder.ts'
 import type { BackendLink } from './backend/backend-link.ts'
 import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
@@ -208,7 +210,7 @@ export function createWorker(
       return rerouted
     },
     listeners: (service: string) => listenersOf.get(service) ?? [],
-    ...(recorder && { recorder }),
+    recorder: publishing(recorder ?? noRecorder),
     ...(given.copier && { keeperOf: (service: string) => given.copier?.of(service) ?? noKeeper }),
   }
   const controls: ServiceControls = new ServiceControls(
