@@ -7,7 +7,7 @@ import { createBackend } from '@baton/backend-sdk'
 const server =
   process.env.SERVER === 'net'
     ? createNet((socket) =>
-        socket.on('error', () => {}).on('data', (data) => socket.end(`${process.pid} ${data}`)),
+        socket.on('error', () => {}).on('data', (data) => socket.end(`${process.pid} ${String(data)}`)),
       )
     : createHttp((request, response) => response.end(`${process.pid} ${request.socket.remotePort}`))
 const backend = createBackend()
