@@ -66,6 +66,7 @@ const elsewhere: readonly Elsewhere[] = [
   { ...EXAMPLES, begins: 'node examples/dist/ws-chat-client.js' },
   { ...EXAMPLES, begins: 'npx baton deploy chat' },
   { ...EXAMPLES, begins: 'openssl req' },
+  { ...EXAMPLES, begins: 'BATON_SERVICE=grpc node examples/dist/grpc.js' },
   { ...EXAMPLES, begins: 'BATON_SERVICE=web python3 examples/python-backend' },
   { page: 'examples/README.md', begins: 'node examples/dist/demo.js', runBy: 'test/demo.test.ts' },
   {

@@ -7,6 +7,7 @@ import { request as httpsRequest } from 'node:https'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import { Client as GrpcClient, credentials } from '@grpc/grpc-js'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { type Broker, startBroker, unaccounted } from './support/broker.ts'
@@ -259,6 +260,22 @@ void t.test('examples', async (t) => {
       t.same(await program.exited, { code: 0, signal: null })
     },
   )
+
+  void t.test('grpc.js answers calls, and ends when its clients have left', { timeout: LIMIT }, async (t) => {
+    const program = await startExample(t, broker, 'grpc.js')
+    const json = (value: unknown) => Buffer.from(JSON.stringify(value))
+    const parsed = (bytes: Buffer) => JSON.parse(String(bytes)) as { text: string }
+    const client = new GrpcClient(broker.address('grpc'), credentials.createInsecure())
+    t.teardown(() => client.close())
+    const { text: said } = await new Promise<{ text: string }>((resolve, reject) => {
+      client.makeUnaryRequest('/example.Greeter/Greet', json, parsed, { text: 'Ada' }, (error, answer) =>
+        error === null && answer !== undefined ? resolve(answer) : reject(error as Error),
+      )
+    })
+    t.match(said, new RegExp(`^Hello Ada at 127\\.0\\.0\\.1:\\d+, from process ${program.pid}\\.$`))
+    program.kill('SIGTERM')
+    t.same(await program.exited, { code: 0, signal: null })
+  })
 
   void t.test('tls.js without a certificate prints its usage', { timeout: LIMIT }, async (t) => {
     const program = new Program(t, process.execPath, [join(root, 'examples/dist/tls.js')], {

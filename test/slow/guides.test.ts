@@ -113,6 +113,18 @@ const guides: readonly Guide[] = [
       const answers = tour.lines('terminal-2')
       t.match(answers[0], /^HTTP\/2\.0 from process \d+\. You are (?:127\.0\.0\.1|::1):\d+\.$/)
       t.match(answers[1], /^HTTP\/1\.1 from process \d+\. You are (?:127\.0\.0\.1|::1):\d+\.$/)
+      const handshakes = answers.flatMap((line) => /^(New|Reused),/.exec(line)?.[1] ?? [])
+      t.same(handshakes, ['New', ...Array.from({ length: 5 }, () => 'Reused')])
+    },
+  },
+  {
+    page: 'docs/how-to/grpc.md',
+    seen(t, tour) {
+      const said = /^Hello Ada at (?:127\.0\.0\.1|\[?::1\]?):\d+, from process (\d+)\.$/
+      const [before, after] = tour.lines('terminal-2').flatMap((line) => said.exec(line)?.[1] ?? [])
+      t.ok(before)
+      t.ok(after)
+      t.not(after, before, 'another process answers after the deploy')
     },
   },
   { page: 'docs/how-to/from-pm2.md', seen: replacesAnother('Hello from production') },

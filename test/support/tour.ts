@@ -17,6 +17,7 @@ export const TOURS = [
   'docs/how-to/tls.md',
   'docs/how-to/from-pm2.md',
   'docs/how-to/from-cluster.md',
+  'docs/how-to/grpc.md',
   'docs/how-to/several-hosts.md',
 ]
 

@@ -6,6 +6,7 @@ import type { TLSSocket } from 'node:tls'
 import { close as closeFd, dup } from '@baton/native-sendmsg'
 import type { Attachment } from './attach/index.ts'
 import { ConnectionInfo } from './connection-info.ts'
+import { channels, publishAdopted } from './diagnostics.ts'
 import { readState } from './migrate/app-state.ts'
 import { MigrationError } from './migrate/errors.ts'
 import type { Packed } from './migrate/mover.ts'
@@ -75,6 +76,7 @@ export class Adoption {
     this.#raw?.adopted(socket)
     // A relay was paused after its header; a descriptor's socket reads from the start.
     if (connection.via === 'relay') socket.resume()
+    publishAdopted(connection, socket)
     this.#events.emit('adopt', socket, connection)
   }
 
@@ -119,7 +121,10 @@ export class Adoption {
    */
   letGo(socket: Socket, packed?: Packed): Buffer {
     const connection = this.connection(socket)
-    if (connection !== undefined) connection.movedOn = true
+    if (connection !== undefined) {
+      connection.movedOn = true
+      if (channels.handedBack.hasSubscribers) channels.handedBack.publish({ connection, socket })
+    }
     const prefix = packed === undefined ? EMPTY : leave(socket, packed)
     try {
       socket.destroy()
@@ -152,7 +157,10 @@ export class Adoption {
     ;(socket as Described & Socket)[this.#metadata] = connection
     if (resumed === undefined) {
       const left = keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive
-      attachment.adoptIdle(socket, left, () => this.#events.emit('adopt', socket, connection))
+      attachment.adoptIdle(socket, left, () => {
+        publishAdopted(connection, socket)
+        this.#events.emit('adopt', socket, connection)
+      })
       return connection
     }
     try {
@@ -194,6 +202,7 @@ export class Adoption {
     connection.resumed = { schema, state }
     attachment.adopt(socket, true)
     if (kind === 'raw') this.#raw?.adopted(socket)
+    publishAdopted(connection, socket)
     this.#events.emit('adopt', socket, connection)
   }
 

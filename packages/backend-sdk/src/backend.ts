@@ -2,8 +2,18 @@ import { EventEmitter } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { Adoption } from './adoption.ts'
-import { type AttachableServer, type Attachment, attachServer } from './attach/index.ts'
+import { checkAdoption } from './adoption-check.ts'
+import {
+  type AttachableServer,
+  type Attachment,
+  attachGrpc,
+  type AttachHooks,
+  attachServer,
+  type GrpcServer,
+  isGrpcServer,
+} from './attach/index.ts'
 import type { ConnectionInfo } from './connection-info.ts'
+import { channels } from './diagnostics.ts'
 import { Dialling } from './dialling.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
@@ -15,7 +25,13 @@ import { countingLogger, type MigrationErrorCounts, noMigrationErrors } from './
 import { type Migration, Movers, offerMigration } from './migrate/mover.ts'
 import { type RawMigration, RawMover } from './migrate/raw.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
-import { type HelloFrame, HANDBACK_CAPABILITY, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
+import {
+  HANDBACK_CAPABILITY,
+  type HelloFrame,
+  type NackReason,
+  PROTOCOL_VERSION,
+  TICKETS_CAPABILITY,
+} from './protocol/index.ts'
 import { closeRegistration, type Registration } from './registration.ts'
 import { openTransport, BrokerSession, type BrokerSessionHost } from './broker-session.ts'
 import { SDK_VERSION } from './version.ts'
@@ -65,6 +81,13 @@ export interface AttachOptions<State = unknown> {
   address?: AddressInfo
   /** `net` servers only: how their connections move to another process. Default: they do not. */
   migrate?: RawMigration<State>
+  /**
+   * TLS servers only: whether sessions resume in all processes of the service, with keys from the broker. Default: true, unless the server was
+   * created with `ticketKeys`, or asks for client certificates.
+   */
+  tlsSessions?: boolean
+  /** gRPC servers only: `ServerCredentials` for their connections. Default: without TLS. */
+  credentials?: object
 }
 
 /** Reasons for a drain that this process started; any other reason comes from the broker. */
@@ -153,18 +176,20 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   /**
-   * Sets the server that receives client connections: an `http`, `https`, `http2`, `tls` or `net` server, or one that a
-   * framework created. It does not need to listen; if it does, it continues to.
+   * Sets the server that receives client connections: an `http`, `https`, `http2`, `tls` or `net` server, one that a
+   * framework created, or the server of `@grpc/grpc-js`. It does not need to listen; if it does, it continues to.
    *
    * @param options.address what `server.address()` returns while the server does not listen itself; default null
    * @param options.migrate `net` servers only: how their connections move to another process
+   * @param options.credentials gRPC servers only: for their connections
+   * @param options.tlsSessions TLS servers only: false if the app manages its session tickets itself
    * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
    * @throws {BackendError} BATON_ERR_INVALID_OPTION
    */
-  attach<State = unknown>(server: AttachableServer, options: AttachOptions<State> = {}): this {
-    const { migrate } = options
+  attach<State = unknown>(server: AttachableServer | GrpcServer, options: AttachOptions<State> = {}): this {
+    const { migrate, tlsSessions = true, credentials } = options
     const mover = migrate && new RawMover(this.#migration(), migrate)
-    this.#attachment = attachServer(server, {
+    const hooks: AttachHooks = {
       onServerClose: () => void this.#drain(SERVER_CLOSED, Number.POSITIVE_INFINITY),
       onIdle: () => this.#handBack.soon(),
       onClosed: () => this.#noteClosed(),
@@ -172,7 +197,15 @@ export class Backend extends EventEmitter<BackendEvents> {
         if (!this.#movers.isEmpty) this.#adoption.upgraded(request, socket)
       },
       awaitsAnswer: () => [...this.#sessions].some((session) => session.awaitsAnswer),
-    })
+    }
+    const grpc = isGrpcServer(server)
+    if (credentials !== undefined && !grpc)
+      throw new BackendError('BATON_ERR_INVALID_OPTION', 'attach(): credentials are for gRPC servers')
+    if (migrate !== undefined && grpc)
+      throw new BackendError('BATON_ERR_INVALID_OPTION', 'attach(): migrate is for net servers')
+    this.#attachment = grpc
+      ? attachGrpc(server, credentials, hooks)
+      : attachServer(server, hooks, { tlsSessions, service: this.#options.service })
     this.#attachment.address = options.address
     if (mover !== undefined) {
       if (this.#attachment.kind !== 'net') {
@@ -195,7 +228,7 @@ export class Backend extends EventEmitter<BackendEvents> {
    * gets this backend.
    *
    * @throws {RegistrationRefused} the broker refused, with `retry` false (dialling continues)
-   * @throws {BackendError} BATON_ERR_NOTHING_ATTACHED, BATON_ERR_BACKEND_CLOSED
+   * @throws {BackendError} BATON_ERR_NOTHING_ATTACHED, BATON_ERR_BACKEND_CLOSED, BATON_ERR_UNSUPPORTED_RUNTIME
    */
   async ready(options: { signal?: AbortSignal } = {}): Promise<void> {
     const { signal } = options
@@ -204,6 +237,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     if (this.#state === 'draining' || this.#state === 'closed')
       throw new BackendError('BATON_ERR_BACKEND_CLOSED')
     if (this.#state === 'registered') return
+    if (this.#state === 'idle') checkAdoption()
     const registered = new Promise<void>((resolve, reject) => {
       const waiter = { resolve: settle(resolve), reject: settle(reject) }
       const abort = () => waiter.reject(signal?.reason)
@@ -444,7 +478,8 @@ export class Backend extends EventEmitter<BackendEvents> {
       throw error
     }
     this.#sessions.add(session)
-    const { backend: id, slot } = session.welcome
+    const { backend: id, slot, capabilities } = session.welcome
+    if (!capabilities.includes(TICKETS_CAPABILITY)) this.#attachment?.tlsSessions?.forget()
     this.#dialling.registered()
     this.#handBack.registered(session.welcome)
     this.#id = id
@@ -453,6 +488,8 @@ export class Backend extends EventEmitter<BackendEvents> {
     else this.#state = 'registered'
     this.#noteRelayProblem(registration.relayProblem)
     this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
+    const { service } = this.#options
+    if (channels.registered.hasSubscribers) channels.registered.publish({ id, slot, service })
     for (const waiter of this.#waiting) waiter.resolve()
     // A tick later, like the other events: an exception in a listener must not interrupt this method.
     process.nextTick(() => this.emit('connected', { id, slot }))
@@ -470,7 +507,11 @@ export class Backend extends EventEmitter<BackendEvents> {
     return {
       refusal: (pending) => this.#refusal(pending),
       adopt: (offer, delivery) => this.#adoption.adopt(this.#attachment as Attachment, offer, delivery),
-      rejected: (reason) => process.nextTick(() => this.emit('reject', reason)),
+      rejected: (reason) => {
+        const { service } = this.#options
+        if (channels.refused.hasSubscribers) channels.refused.publish({ reason, service })
+        process.nextTick(() => this.emit('reject', reason))
+      },
       stats: () => ({
         adopted: this.#attachment?.adopted ?? 0,
         closed: this.#attachment?.closed ?? 0,
@@ -480,6 +521,7 @@ export class Backend extends EventEmitter<BackendEvents> {
       reconnectRequested: due,
       adopted: () => this.#attachment?.adopted ?? 0,
       resumes: () => this.#movers.schemas,
+      ticketKeys: (keys) => this.#attachment?.tlsSessions?.use(keys),
       rebalance: (count) => this.#handBack.rebalance(count),
       handBackRoom: () => this.#handBack.rest(),
       settled: () => this.#attachment?.answered(),
@@ -501,6 +543,9 @@ export class Backend extends EventEmitter<BackendEvents> {
         if (this.#state === 'registered' && !elsewhere) this.#state = 'registering'
         if (this.#state !== 'closed' && !elsewhere) {
           this.#dialling.lost()
+          const { service } = this.#options
+          if (channels.disconnected.hasSubscribers)
+            channels.disconnected.publish({ service, error: end.error })
           this.#options.logger.warn(
             { socket: this.#options.socket, ...(end.error && { error: end.error }) },
             'broker connection lost; adopted connections continue, dialling again',
@@ -519,7 +564,10 @@ export class Backend extends EventEmitter<BackendEvents> {
     return {
       type: 'hello',
       protocol: PROTOCOL_VERSION,
-      capabilities: [HANDBACK_CAPABILITY],
+      capabilities:
+        this.#attachment?.tlsSessions === undefined
+          ? [HANDBACK_CAPABILITY]
+          : [HANDBACK_CAPABILITY, TICKETS_CAPABILITY],
       service,
       version,
       weight,

@@ -16,6 +16,7 @@ import {
   ProtocolError,
   type ResumedBlock,
   type StatsFrame,
+  TICKETS_CAPABILITY,
   TOKEN_LENGTH,
   type WelcomeFrame,
 } from './protocol/index.ts'
@@ -58,6 +59,8 @@ export interface BrokerSessionHost {
   resumes(): string[]
   drainRequested(deadline: number | null, reason: string): void
   reconnectRequested(reason: string): void
+  /** Keys for TLS session tickets, in base64: the first for new ones. None: the broker gives none. */
+  ticketKeys(keys: readonly string[]): void
   /** Others would serve `count` connections better. */
   rebalance(count: number): void
   /** The control connection has ended. The session still decides about the connections it holds, and then calls `closed`. */
@@ -106,8 +109,14 @@ const NOTHING_TO_RESUME = {
 /** Frames that still count when they are found at the very end of control. */
 const SETTLING_FRAMES: ReadonlySet<Frame['type']> = new Set(['offer', 'revoke', 'taken', 'given_back'])
 
-/** Frames of `HANDBACK_CAPABILITY`. */
-const NEEDS_GRANT: ReadonlySet<Frame['type']> = new Set(['rebalance', 'taken', 'given_back', 'settled'])
+/** Frames that need a capability. */
+const NEEDS_GRANT: ReadonlyMap<Frame['type'], string> = new Map([
+  ['rebalance', HANDBACK_CAPABILITY],
+  ['taken', HANDBACK_CAPABILITY],
+  ['given_back', HANDBACK_CAPABILITY],
+  ['settled', HANDBACK_CAPABILITY],
+  ['ticket_keys', TICKETS_CAPABILITY],
+])
 
 /** Interval of STATS and of a sweep of the lane. The protocol requires STATS at least once a second. */
 const TICK_MS = 1000
@@ -302,12 +311,15 @@ export class BrokerSession {
   }
 
   #handle(frame: Frame, verdicts: Verdict<Delivery>[]): void {
-    if (!this.#granted && NEEDS_GRANT.has(frame.type)) return this.#notGranted(frame.type.toUpperCase())
+    const needed = NEEDS_GRANT.get(frame.type)
+    if (needed !== undefined && !this.welcome.capabilities.includes(needed))
+      return this.#notGranted(frame.type.toUpperCase(), needed)
     switch (frame.type) {
       case 'offer': {
         const now = this.#clock.hrtime()
         for (const offer of frame.offers) {
-          if (offer.kind === 'resumed' && !this.#granted) return this.#notGranted('OFFER to resume')
+          if (offer.kind === 'resumed' && !this.#granted)
+            return this.#notGranted('OFFER to resume', HANDBACK_CAPABILITY)
           const ledger = offer.kind === 'relay' ? this.#dialled : this.#descriptors
           const verdict = ledger.offered(offer, now)
           if (verdict) verdicts.push(verdict)
@@ -344,6 +356,9 @@ export class BrokerSession {
         return
       case 'rebalance':
         this.#host.rebalance(frame.count)
+        return
+      case 'ticket_keys':
+        this.#host.ticketKeys(frame.keys)
         return
       // FrameOrder rejects these at a backend.
       case 'hello':
@@ -448,8 +463,8 @@ export class BrokerSession {
     return offer.resumed !== undefined && !this.#host.resumes().includes(offer.resumed.schema)
   }
 
-  #notGranted(what: string): void {
-    const message = `${what} without ${HANDBACK_CAPABILITY}`
+  #notGranted(what: string, capability: string): void {
+    const message = `${what} without ${capability}`
     this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_OUT_OF_ORDER', message))
   }
 

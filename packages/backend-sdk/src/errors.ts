@@ -6,6 +6,8 @@ export const messages = {
   BATON_ERR_NO_SERVICE: 'no service name: pass { service } to createBackend() or set BATON_SERVICE',
   BATON_ERR_INVALID_OPTION: 'invalid option',
   BATON_ERR_UNSUPPORTED_LIBRARY: 'this version of a library is not supported',
+  BATON_ERR_UNSUPPORTED_RUNTIME:
+    'this runtime cannot adopt connections; let it listen, and name it in `upstreams`',
   BATON_ERR_NOTHING_ATTACHED: 'no server attached: call backend.attach(server) before ready()',
   BATON_ERR_BACKEND_CLOSED: 'the backend is draining or closed; create a new one',
   BATON_ERR_REGISTRATION_REFUSED: 'the broker refused the registration',

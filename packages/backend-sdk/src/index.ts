@@ -1,4 +1,4 @@
-export { type AttachableServer, AttachError, type AttachErrorCode } from './attach/index.ts'
+export { type AttachableServer, AttachError, type AttachErrorCode, type GrpcServer } from './attach/index.ts'
 export {
   type AttachOptions,
   Backend,

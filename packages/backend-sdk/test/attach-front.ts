@@ -15,10 +15,15 @@ export interface Front {
   dial(): Promise<Client>
 }
 
-/** Replaces the broker: accepts, reads nothing, and hands the socket over. */
-export async function front(t: Test, server: AttachableServer): Promise<Front> {
+/**
+ * Replaces the broker: accepts, reads nothing, and hands the socket over.
+ *
+ * @param service whose processes share TLS sessions; undefined: they do not
+ */
+export async function front(t: Test, server: AttachableServer, service?: string): Promise<Front> {
   let closes = 0
-  const attachment = attachServer(server, { onServerClose: () => (closes += 1) })
+  const shared = service === undefined ? undefined : { tlsSessions: true, service }
+  const attachment = attachServer(server, { onServerClose: () => (closes += 1) }, shared)
   const sockets: Socket[] = []
   const ports = new Set<number | undefined>()
   const listener = createServer({ allowHalfOpen: attachment.allowHalfOpen }, (socket) => {

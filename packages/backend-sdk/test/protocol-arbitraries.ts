@@ -163,6 +163,13 @@ export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
   revoke: record({ type: type('revoke'), sequences: batch(sequence) }),
   rebalance: record({ type: type('rebalance'), count: sequence }),
   resumes: record({ type: type('resumes'), schemas: fc.array(name, { maxLength: 5 }) }),
+  ticket_keys: record({
+    type: type('ticket_keys'),
+    keys: fc.array(
+      bytes(48).map((key) => Buffer.from(key).toString('base64')),
+      { minLength: 1, maxLength: 8 },
+    ),
+  }),
   handback: record({ type: type('handback'), entries: handBacks }),
   taken: record({ type: type('taken'), sequences: batch(sequence) }),
   given_back: record({

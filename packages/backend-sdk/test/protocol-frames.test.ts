@@ -401,6 +401,12 @@ void t.test('a decoded frame or an error prints no token and no secret', async (
   t.notMatch(JSON.stringify({ token: entry?.token }), traces)
   t.match(inspect(offer, { depth: 9 }), /\[token\]/)
   t.ok(entry?.token.equals(token), 'the bytes are available for comparison')
+  const [keys] = decode(
+    encodeFrame({ type: 'ticket_keys', keys: [Buffer.alloc(48, 0xaa).toString('base64')] }),
+  )
+  if (keys?.type !== 'ticket_keys') throw new Error('expected TICKET_KEYS')
+  t.notMatch(shown(keys), 'qqqqqq')
+  t.match(keys.keys, [/^qqqqqq/])
   t.ok(Buffer.isBuffer(sealToken(Buffer.alloc(16))))
 
   const [nack] = decode(
@@ -453,6 +459,7 @@ void t.test(
       'offer',
       'revoke',
       'rebalance',
+      'ticket_keys',
       'taken',
       'given_back',
       'settled',

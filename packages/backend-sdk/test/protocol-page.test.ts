@@ -133,6 +133,7 @@ const example: Frame[] = [
   { type: 'drained' },
   { type: 'rebalance', count: 10 },
   { type: 'resumes', schemas: ['chat/1'] },
+  { type: 'ticket_keys', keys: [Buffer.from([...Array(48).keys()]).toString('base64')] },
   {
     type: 'offer',
     offers: [

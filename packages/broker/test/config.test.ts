@@ -82,6 +82,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
           handBack: 'drain',
           parkAfter: null,
           handBackWindow: 64,
+          ticketRotation: 12 * 3_600_000,
           sticky: 'address',
           drainDeadline: null,
           failureLimit: { failures: 8, window: 30_000, pause: 30_000 },

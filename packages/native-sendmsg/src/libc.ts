@@ -35,7 +35,10 @@ function load(): Loaded {
     ffi.open({ library: LIBRARY, path: '' })
     return { ffi }
   } catch (cause) {
-    return { reason: 'ffi-rs does not load', cause }
+    // Node's permission model, or --no-addons.
+    const disabled = (cause as NodeJS.ErrnoException).code === 'ERR_DLOPEN_DISABLED'
+    const reason = 'native addons are disabled: start Node with --allow-addons beside --permission'
+    return { reason: disabled ? reason : 'ffi-rs does not load', cause }
   }
 }
 

@@ -13,12 +13,15 @@ import { isRequest, LastAnswers } from './last-answers.ts'
 import { isSession, LastStreams } from './last-streams.ts'
 import { Overlay } from './overlay.ts'
 import { type AttachableServer, type ServerKind, serverKind } from './server-kind.ts'
+import { TlsSessions } from './tls-sessions.ts'
 
 export interface AttachHooks {
   /** The app called `server.close()`: the backend must take no more connections. Called once. */
   onServerClose(): void
   /** A connection has had its last answer, and no request has been read behind it. */
   onIdle?(): void
+  /** The server drains from now on. */
+  onDrain?(): void
   /** An adopted connection has closed. */
   onClosed?(): void
   /** A client upgrades a plain HTTP connection; called before the app gets it. */
@@ -46,6 +49,8 @@ export interface IdleConnection {
 export interface Attachment {
   readonly server: AttachableServer
   readonly kind: ServerKind
+  /** Shares session tickets with the other processes of the service. Undefined: not a TLS server, or it does not share them. */
+  readonly tlsSessions: TlsSessions | undefined
   /** The server's option, for `new net.Socket({ fd, allowHalfOpen })`. */
   readonly allowHalfOpen: boolean
   /** Returned by `server.address()` while the server does not listen itself. Unset: null, Node's answer without an address. */
@@ -120,12 +125,19 @@ export interface Attachment {
 
 const attached = new WeakSet<AttachableServer>()
 
-/** @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED */
-export function attachServer(server: AttachableServer, hooks: AttachHooks): Attachment {
+/**
+ * @param tls whether a TLS server may share its sessions, and with the processes of which service; undefined: it does not
+ * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
+ */
+export function attachServer(
+  server: AttachableServer,
+  hooks: AttachHooks,
+  tls?: { readonly tlsSessions: boolean; readonly service: string },
+): Attachment {
   checkAttachable(server)
   if (attached.has(server)) throw new AttachError('BATON_ERR_ALREADY_ATTACHED')
   attached.add(server)
-  return new ServerAttachment(server, hooks)
+  return new ServerAttachment(server, hooks, tls?.tlsSessions === true ? tls.service : undefined)
 }
 
 /**
@@ -158,6 +170,7 @@ type Emit = (event: string | symbol, ...args: unknown[]) => boolean
 class ServerAttachment implements Attachment {
   readonly server: AttachableServer
   readonly kind: ServerKind
+  readonly tlsSessions: TlsSessions | undefined
   address: AddressInfo | undefined
   readonly #hooks: AttachHooks
   readonly #overlay: Overlay
@@ -165,6 +178,7 @@ class ServerAttachment implements Attachment {
   readonly #sockets = new AdoptedSockets()
   readonly #answers: LastAnswers
   readonly #streams = new LastStreams()
+  #accepting: Socket | undefined
   #adopted = 0
   #empty: PromiseWithResolvers | undefined
   /** From attaching to the app's `close()`. */
@@ -184,13 +198,15 @@ class ServerAttachment implements Attachment {
   /** https only: connections without a request so far. */
   readonly #secured = new Set<TLSSocket>()
 
-  constructor(server: AttachableServer, hooks: AttachHooks) {
+  /** @param service whose processes share TLS sessions; undefined: the server keeps its own */
+  constructor(server: AttachableServer, hooks: AttachHooks, service: string | undefined) {
     this.server = server
     this.kind = serverKind(server)
     this.#hooks = hooks
     this.#answers = new LastAnswers((socket) => this.#becameIdle(socket))
     this.#speaksHttp1 = startConnectionTracking(server)
     this.#overlay = this.#behaveAsListening()
+    this.tlsSessions = service === undefined ? undefined : TlsSessions.of(server, service, this.#overlay)
   }
 
   get allowHalfOpen(): boolean {
@@ -299,6 +315,7 @@ class ServerAttachment implements Attachment {
     this.#handsBack = (socket) => this.kind === 'http' && handsBack(socket)
     this.#answers.drain((socket) => this.#handsBack(socket))
     this.#streams.drain()
+    this.#hooks.onDrain?.()
     this.#keepAlive = Reflect.get(this.server, 'keepAliveTimeout')
     this.shortenKeepAlive()
   }
@@ -363,7 +380,7 @@ class ServerAttachment implements Attachment {
 
   #give(socket: Socket): void {
     applyAcceptOptions(this.server, socket)
-    this.server.emit('connection', socket)
+    if (this.tlsSessions?.give(socket) !== true) this.server.emit('connection', socket)
   }
 
   #becameIdle(socket: Duplex): void {
@@ -452,6 +469,16 @@ class ServerAttachment implements Attachment {
     return overlay
   }
 
+  /** HTTP/2 without TLS: the `session` that `connection` begins is emitted meanwhile. */
+  #accepts(socket: Socket, emit: () => boolean): boolean {
+    this.#accepting = socket
+    try {
+      return emit()
+    } finally {
+      this.#accepting = undefined
+    }
+  }
+
   #noteSecured(socket: TLSSocket): void {
     this.#secured.add(socket)
     socket.once('close', () => this.#secured.delete(socket))
@@ -468,7 +495,9 @@ class ServerAttachment implements Attachment {
       process.nextTick(() => emit(event, ...args))
       return true
     }
-    if (isSession(event, args)) this.#streams.begun(...args)
+    if (isSession(event, args)) this.#streams.begun(...args, this.#accepting)
+    if (event === 'connection' && this.kind === 'net')
+      return this.#accepts(args[0] as Socket, () => emit(event, ...args))
     if (event === 'upgrade' && this.kind === 'http')
       this.#hooks.onUpgrade?.(args[0] as IncomingMessage, args[1] as Socket)
     if (event === 'close' && this.#closing) {

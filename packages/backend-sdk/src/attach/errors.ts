@@ -3,7 +3,7 @@ export const attachMessages = {
   BATON_ERR_ALREADY_ATTACHED:
     'this server is already attached: detach it first, or use one server per backend',
   BATON_ERR_NOT_A_SERVER:
-    'attach() needs an http, https, http2, tls or net server (it does not have to listen)',
+    'attach() needs an http, https, http2, tls, net or gRPC server (it does not have to listen)',
 } as const
 
 /** Stable codes of `AttachError`; docs/reference/errors.md has cause and remedy of each. */

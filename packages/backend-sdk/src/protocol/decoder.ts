@@ -34,6 +34,7 @@ const DECODERS: ReadonlyMap<number, (payload: Buffer) => Frame> = new Map<number
     [FrameType.REVOKE, (payload) => ({ type: 'revoke', sequences: decodeRevokes(payload) })],
     [FrameType.REBALANCE, (payload) => decodeJsonPayload('rebalance', payload)],
     [FrameType.RESUMES, (payload) => decodeJsonPayload('resumes', payload)],
+    [FrameType.TICKET_KEYS, (payload) => decodeJsonPayload('ticket_keys', payload)],
     [FrameType.HANDBACK, (payload) => ({ type: 'handback', entries: decodeHandBacks(payload) })],
     [FrameType.TAKEN, (payload) => ({ type: 'taken', sequences: decodeTaken(payload) })],
     [FrameType.GIVEN_BACK, (payload) => ({ type: 'given_back', entries: decodeGivenBack(payload) })],

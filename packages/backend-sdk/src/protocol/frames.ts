@@ -38,6 +38,7 @@ export const FrameType = {
   GIVEN_BACK: 0x83,
   SETTLED: 0x84,
   RESUMES: 0x85,
+  TICKET_KEYS: 0x86,
 } as const
 
 export const FIRST_SKIPPABLE_TYPE = 0x80
@@ -59,6 +60,12 @@ export type NackReason = (typeof NACK_REASONS)[number]
 
 /** In HELLO: this backend can hand connections back. In WELCOME: it may. Frames from 0x80 up follow only then. */
 export const HANDBACK_CAPABILITY = 'handback/1'
+
+/** In HELLO: this backend ends TLS and takes keys for session tickets. In WELCOME: it gets them, in TICKET_KEYS. */
+export const TICKETS_CAPABILITY = 'tls-tickets/1'
+
+/** Bytes of a key for session tickets: its name, an HMAC key and an AES key, 16 each. */
+export const TICKET_KEY_LENGTH = 48
 
 /** Of an offer or a hand-back, as JSON. */
 export const MAX_META_BYTES = 65_535
@@ -346,6 +353,15 @@ export interface SettledFrame {
   entries: Settled[]
 }
 
+/**
+ * Broker to SDK: behind WELCOME, before any offer, and after each change. A decoded frame hides its keys from `inspect` and JSON.
+ */
+export interface TicketKeysFrame {
+  type: 'ticket_keys'
+  /** Base64, {@link TICKET_KEY_LENGTH} bytes each. The first encrypts new tickets; the others still open earlier ones. */
+  keys: string[]
+}
+
 /** The frames whose payload is a JSON object. */
 export type JsonFrame =
   | HelloFrame
@@ -358,6 +374,7 @@ export type JsonFrame =
   | StatsFrame
   | RebalanceFrame
   | ResumesFrame
+  | TicketKeysFrame
 
 /** The frames whose payload is a counted batch of binary entries. */
 export type BatchFrame =

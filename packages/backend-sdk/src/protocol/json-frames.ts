@@ -2,7 +2,7 @@ import { FrameEncodeError, ProtocolError } from './errors.ts'
 import { FrameType, type JsonFrame } from './frames.ts'
 import { PAYLOAD_OFFSET, startFrame } from './framing.ts'
 import { takeMembers } from './json-members.ts'
-import { sealHello } from './secrecy.ts'
+import { sealHello, sealTicketKeys } from './secrecy.ts'
 
 const JSON_FRAME_CODES: Readonly<Record<JsonFrame['type'], number>> = {
   hello: FrameType.HELLO,
@@ -15,6 +15,7 @@ const JSON_FRAME_CODES: Readonly<Record<JsonFrame['type'], number>> = {
   stats: FrameType.STATS,
   rebalance: FrameType.REBALANCE,
   resumes: FrameType.RESUMES,
+  ticket_keys: FrameType.TICKET_KEYS,
 }
 
 // ignoreBOM keeps a byte order mark in the text, so that JSON.parse refuses it, as RFC 8259 section 8.1 allows.
@@ -47,7 +48,8 @@ export function decodeJsonPayload(type: JsonFrame['type'], payload: Buffer): Jso
     new ProtocolError('BATON_ERR_FRAME_MALFORMED', `${type.toUpperCase()}: ${message}`)
   // Safe: the table that checks the members is typed by the frame's interface.
   const frame = takeMembers(type, parse(payload, fail), fail) as unknown as JsonFrame
-  return frame.type === 'hello' ? sealHello(frame) : frame
+  if (frame.type === 'hello') return sealHello(frame)
+  return frame.type === 'ticket_keys' ? sealTicketKeys(frame) : frame
 }
 
 function parse(payload: Buffer, fail: (message: string) => Error): unknown {

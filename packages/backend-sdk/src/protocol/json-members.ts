@@ -12,8 +12,10 @@ import type {
   RefusedFrame,
   ResumesFrame,
   StatsFrame,
+  TicketKeysFrame,
   WelcomeFrame,
 } from './frames.ts'
+import { TICKET_KEY_LENGTH } from './frames.ts'
 import { isUlid } from './ulid.ts'
 
 /** Maximum characters of a backend's version, which the broker keeps, logs and shows. */
@@ -21,6 +23,8 @@ export const MAX_VERSION = 128
 const MAX_CAPABILITIES = 64
 /** Formats of state that one backend can name in RESUMES. */
 const MAX_SCHEMAS = 64
+/** Keys for session tickets in one frame. A broker sends two. */
+const MAX_TICKET_KEYS = 8
 
 interface Member<T> {
   /** Description of accepted values, for the error. */
@@ -126,6 +130,21 @@ const RESUMES: Members<ResumesFrame> = {
     (value) => Array.isArray(value) && value.length <= MAX_SCHEMAS && value.every(schema.accepts),
   ),
 }
+const isTicketKey = (value: unknown) => {
+  if (typeof value !== 'string') return false
+  const bytes = Buffer.from(value, 'base64')
+  return bytes.length === TICKET_KEY_LENGTH && bytes.toString('base64') === value
+}
+const TICKET_KEYS: Members<TicketKeysFrame> = {
+  keys: member<string[]>(
+    `an array of 1 to ${MAX_TICKET_KEYS} strings, each ${TICKET_KEY_LENGTH} bytes in base64`,
+    (value) =>
+      Array.isArray(value) &&
+      value.length >= 1 &&
+      value.length <= MAX_TICKET_KEYS &&
+      value.every(isTicketKey),
+  ),
+}
 const STATS: Members<StatsFrame> = { adopted: count, closed: count, lag: milliseconds }
 
 const MEMBERS: Record<JsonFrame['type'], Readonly<Record<string, Member<unknown>>>> = {
@@ -139,6 +158,7 @@ const MEMBERS: Record<JsonFrame['type'], Readonly<Record<string, Member<unknown>
   stats: STATS,
   rebalance: REBALANCE,
   resumes: RESUMES,
+  ticket_keys: TICKET_KEYS,
 }
 
 /**

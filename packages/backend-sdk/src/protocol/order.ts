@@ -29,6 +29,7 @@ const RULES: Record<'broker' | 'backend', Rules> = {
       'taken',
       'given_back',
       'settled',
+      'ticket_keys',
     ],
   },
 }

@@ -2,7 +2,7 @@
  * Tokens and secrets get into logs by accident, through `inspect` and JSON. Therefore decoded frames print without them.
  */
 import { inspect, type InspectOptions } from 'node:util'
-import type { HelloFrame } from './frames.ts'
+import type { HelloFrame, TicketKeysFrame } from './frames.ts'
 
 const HIDDEN_TOKEN = '[token]'
 const HIDDEN_SECRET = '[secret]'
@@ -23,8 +23,16 @@ export function sealToken(token: Buffer): Buffer {
 
 /** Makes a HELLO print its secret as `[secret]`, and returns it. The member `secret` keeps its value. */
 export function sealHello(hello: HelloFrame): HelloFrame {
-  const shown = () => ({ ...hello, secret: hello.secret === null ? null : HIDDEN_SECRET })
-  return Object.defineProperties(hello, {
+  return sealed(hello, () => ({ ...hello, secret: hello.secret === null ? null : HIDDEN_SECRET }))
+}
+
+/** Makes TICKET_KEYS print its keys as `[secret]`, and returns it. The member `keys` keeps its value. */
+export function sealTicketKeys(frame: TicketKeysFrame): TicketKeysFrame {
+  return sealed(frame, () => ({ ...frame, keys: HIDDEN_SECRET }))
+}
+
+function sealed<T extends object>(frame: T, shown: () => object): T {
+  return Object.defineProperties(frame, {
     [inspect.custom]: { value: (_depth: number, options: InspectOptions) => inspect(shown(), options) },
     toJSON: { value: shown },
   })

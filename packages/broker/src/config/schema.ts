@@ -330,6 +330,12 @@ const service = z.strictObject({
     'Maximum number of connections that a backend may have handed back without an answer from the broker.',
     'Further ones stay with the backend, which continues to serve them, until there is room.',
   ),
+  ticketRotation: describe(
+    duration(1000).nullable().prefault('12h'),
+    'How often the broker makes a new key for TLS session tickets. All backends of the service that end TLS get the same keys, so that a client resumes',
+    'its session in any of them, and after a deploy ([TLS](../how-to/tls.md#session-resumption)). The previous key stays valid until the next rotation.',
+    '`null`: no keys, and a session resumes only in the process that it began in.',
+  ),
   sticky: describe(
     z
       .union(

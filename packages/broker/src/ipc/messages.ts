@@ -10,6 +10,7 @@ import type { BackendState, HandBackKind } from '../metrics/labels.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Control, Controls } from './controls.ts'
 import type { PeerProcess } from '../supervise/proc.ts'
+import type { TicketKeys } from './ticket-keys.ts'
 
 /** Descriptor number of a worker's end of its channel to the master. */
 export const WORKER_CHANNEL = 3
@@ -103,6 +104,8 @@ export type ToWorker =
       readonly shifts?: Shifts
       /** Of earlier workers. Absent in the message of an older program. */
       readonly history?: History
+      /** As in `tickets`. */
+      readonly tickets?: TicketKeys
     }
   /** An operator has ordered this, at another worker. */
   | { readonly type: 'control'; readonly service: string; readonly control: Control }
@@ -126,6 +129,8 @@ export type ToWorker =
   | { readonly type: 'managed'; readonly processes: readonly ManagedReport[] }
   /** All shifts in force. Sent after each change. */
   | { readonly type: 'shifts'; readonly shifts: Shifts }
+  /** All keys for TLS session tickets. Sent after each change. */
+  | { readonly type: 'tickets'; readonly tickets: TicketKeys }
   | { readonly type: 'serve' }
   /** Answered immediately with `pong` by the event loop; a worker that does not answer is stuck. */
   | { readonly type: 'ping' }

@@ -25,6 +25,7 @@ import type { OperatorCommands } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
 import { Shifts } from './shift/shifts.ts'
+import { TicketRotation, type TicketRotationState } from './tickets/ticket-rotation.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
@@ -71,6 +72,7 @@ interface MasterInit {
   readonly shifts?: ShiftsState | undefined
   readonly output?: OutputKeeperState | undefined
   readonly history?: History | undefined
+  readonly tickets?: TicketRotationState | undefined
 }
 
 export interface MasterOptions {
@@ -114,6 +116,7 @@ export class Master {
   readonly #orphans: Orphans
   readonly #sessionHandover: SessionHandover
   readonly #shifts: Shifts
+  readonly #tickets: TicketRotation
   readonly #deployer: Deployer
   readonly #parts: ScalerParts & UpkeepParts
   #upkeep: Upkeep | undefined
@@ -255,6 +258,7 @@ export class Master {
         lifeline: estate.lifeline,
         ...(estate.controls && { controls: estate.controls }),
         ...(estate.shifts && { shifts: estate.shifts }),
+        ...(estate.tickets && { tickets: estate.tickets }),
         askers: [],
         waiting: [],
         startedAt: new Date().toISOString(),
@@ -303,6 +307,7 @@ export class Master {
         shifts: state.shifts,
         output: state.output,
         history: state.history,
+        tickets: state.tickets,
       },
       options,
       state.fleet,
@@ -338,6 +343,7 @@ export class Master {
       shifts,
       output,
       history = {},
+      tickets,
     } = init
     this.#history = history
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
@@ -373,11 +379,13 @@ export class Master {
               lifeline: lifeline.state,
               controls: this.#controls.all,
               shifts: this.#shifts.state,
+              tickets: this.#tickets.state,
             }
           : undefined,
       controls: () => this.#controls.all,
       shifts: () => this.#shifts.state,
       history: () => this.#history,
+      tickets: () => this.#tickets.keys,
       changed: () => store.keepListening(activeConfig.sockets.own),
     }
     const { copies } = store
@@ -402,6 +410,12 @@ export class Master {
       output,
     )
     log.countDropped(this.#output)
+    this.#tickets = new TicketRotation(
+      () => activeConfig.config.services,
+      () => workerPool.sendTickets(),
+      tickets,
+      logger,
+    )
     const fleetOptions: FleetOptions = {
       logger,
       output: this.#output,
@@ -451,6 +465,7 @@ export class Master {
       counters,
       sessionHandover,
       shifts: this.#shifts,
+      tickets: this.#tickets,
       files: this.#files,
       spare,
     }
@@ -472,6 +487,7 @@ export class Master {
       startedAt,
       shifts: this.#shifts.state,
       history: this.#history,
+      tickets: this.#tickets.state,
       run: this.#appRun.state ?? null,
       waiting: this.#reloads.waiting,
       controls: this.#controls.all,

@@ -172,6 +172,8 @@ export class SupervisedWorker {
         return this.#start(message)
       case 'shifts':
         return this.#worker?.shift(message.shifts)
+      case 'tickets':
+        return this.#worker?.useTickets(message.tickets)
       case 'serve':
         await this.#worker?.serve(!this.#administersLate)
         return this.#report()
@@ -243,6 +245,7 @@ export class SupervisedWorker {
     controls = [],
     shifts = {},
     history = {},
+    tickets = {},
   }: Extract<ToWorker, { type: 'start' }>): Promise<void> {
     const config = unpackConfig(packed)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
@@ -261,6 +264,7 @@ export class SupervisedWorker {
       shifts,
       history,
       onHistory: (points) => this.#channel.send({ type: 'history', points }),
+      tickets,
       requestShift: (service, shift, by) => this.#requestShift(service, shift, by),
       requestScale: (service, target, by) => this.#requestScale(service, target, by),
       droppedLines: () => standardOutput().dropped,

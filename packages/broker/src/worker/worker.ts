@@ -27,9 +27,12 @@ import { Metrics } from '../metrics/metrics.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import { oneAtATime } from '../metrics/one-at-a-time.ts'
 import { FlightRecorder } from './recorder/flight-recorder.ts'
+import { publishing } from './recorder/published-recorder.ts'
+import { noRecorder } from './recorder/recorder.ts'
 import type { BackendLink } from './backend/backend-link.ts'
 import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
+import type { TicketKeys } from '../ipc/ticket-keys.ts'
 import { Doorways } from './route/doorways.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
@@ -68,6 +71,8 @@ export interface WorkerContext {
   readonly onControl: (service: string, control: Control) => void
   /** Shifts in force. */
   readonly shifts: Shifts
+  /** Keys for TLS session tickets. */
+  readonly tickets: TicketKeys
   /** Begins a shift of a service, or ends it. */
   readonly requestShift: (service: string, shift: Shift | undefined, by: string) => Promise<ReloadResult>
   /** Of earlier workers, for the charts of the status page; and where each new point goes. */
@@ -160,6 +165,8 @@ export interface ReplaceableWorker extends Worker {
   readonly controls: Controls
   /** These shifts are in force now, and no others. */
   shift(shifts: Shifts): void
+  /** These are the keys for TLS session tickets now. */
+  useTickets(tickets: TicketKeys): void
   /** Sends a change reported by the master to the event streams. */
   announce(change: Change): void
   backends(): BackendReport[]
@@ -224,7 +231,7 @@ export function createWorker(
       return rerouted
     },
     listeners: (service: string) => listenersOf.get(service) ?? [],
-    ...(recorder && { recorder }),
+    recorder: publishing(recorder ?? noRecorder),
     ...(given.copier && { keeperOf: (service: string) => given.copier?.of(service) ?? noKeeper }),
   }
   const controls: ServiceControls = new ServiceControls(
@@ -318,6 +325,7 @@ export function createWorker(
     brokerId: id,
     known: given.known,
     managed: given.managed,
+    tickets: given.tickets,
     onChange: () => {
       events.sample()
       given.onBackends?.()
@@ -639,6 +647,7 @@ export function createWorker(
       return controls.all
     },
     shift,
+    useTickets: (tickets) => registry.useTickets(tickets),
     announce: (change) => events.announce(change),
     backends: () => backendReports(services.values()),
     connections: () => connectionCount(services.values()),

@@ -135,6 +135,7 @@ export class Backend {
             }
           },
           rebalance: () => {},
+          ticketKeys: () => {},
           adoptAgain: (departures) => {
             try {
               for (const departure of departures) this.#adoptAgain(departure)

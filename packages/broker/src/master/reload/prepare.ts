@@ -21,6 +21,7 @@ import type { SpareWorker } from '../workers/spare-worker.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartLog } from '../start-log.ts'
 import type { OutputKeeper } from '../../log/kept/output-keeper.ts'
+import type { TicketRotation } from '../tickets/ticket-rotation.ts'
 import { type Requester, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
 import { STATE_VERSION } from '../../ipc/state-version.ts'
 
@@ -41,6 +42,7 @@ export interface ReloadParts {
   readonly counters: Counters
   readonly sessionHandover: SessionHandover
   readonly shifts: Pick<Shifts, 'keepOnly'>
+  readonly tickets: Pick<TicketRotation, 'update'>
   readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly spare: SpareWorker
 }
@@ -48,7 +50,7 @@ export interface ReloadParts {
 /** The rest of what crosses exec. */
 type Carried = Pick<
   MasterState,
-  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'history' | 'run'
+  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'history' | 'tickets' | 'run'
 > & {
   /** Requests for the next reload. */
   readonly waiting: readonly ReloadRequest[]

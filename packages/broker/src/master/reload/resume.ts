@@ -110,7 +110,7 @@ export class ReloadResumption {
    * @throws the reason of the failure; then nothing has changed
    */
   async #apply(next: Settings): Promise<() => Promise<BrokerError | undefined>> {
-    const { log, activeConfig, workerPool, shifts, files } = this.#parts
+    const { log, activeConfig, workerPool, shifts, tickets, files } = this.#parts
     files.ensure()
     const drainDeadline = longestDrainDeadline(activeConfig.config)
     const change = activeConfig.sockets.change(next.config)
@@ -123,6 +123,7 @@ export class ReloadResumption {
     }
     activeConfig.replace(next, change.sockets)
     shifts.keepOnly(next.config.services)
+    tickets.update()
     // Only the old worker has the backends of a removed service, so it must drain them before it releases them.
     this.#applyToFleet()
     replaced.finish(change.removed, drainDeadline)

@@ -14,6 +14,7 @@ import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { LogState } from '../start-log.ts'
 import type { FdStoreState } from '../systemd/fd-store.ts'
 import type { ProgramNames } from './installed-program.ts'
+import type { TicketRotationState } from '../tickets/ticket-rotation.ts'
 import type { SurvivorsState } from '../workers/survivors.ts'
 import type { StartedWorkerState } from '../workers/started-worker.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
@@ -49,6 +50,8 @@ export interface MasterState {
   readonly survivors?: SurvivorsState
   /** Absent in the state of an older version. */
   readonly shifts?: Shifts
+  /** Keys for TLS session tickets. Absent in the state of an older version. */
+  readonly tickets?: TicketRotationState
   /** How many workers were started so far. */
   readonly started: number
   readonly counters: CountersState

@@ -8,6 +8,7 @@ import type { LifelineState } from '../../supervise/lifeline.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import { processesOf, type FleetState, type ProcessState } from '../fleet/state.ts'
 import type { ListeningSocketsState } from '../listening-sockets.ts'
+import type { TicketRotationState } from '../tickets/ticket-rotation.ts'
 import type { CountersState } from './counters.ts'
 import type { WorkerProcess } from './worker-process.ts'
 
@@ -26,6 +27,8 @@ export interface Estate {
   readonly controls?: Controls
   /** Absent from a master of an older version. */
   readonly shifts?: Shifts
+  /** Absent from a master of an older version. */
+  readonly tickets?: TicketRotationState
   /** Numbers under which the descriptors that go with it are in this state, in their order. */
   readonly numbers: readonly number[]
 }
@@ -52,7 +55,7 @@ const MAX_FDS = 48
  */
 export function estateOf(
   { settings, sockets }: Pick<ActiveConfig, 'settings' | 'sockets'>,
-  rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline' | 'controls' | 'shifts'>,
+  rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline' | 'controls' | 'shifts' | 'tickets'>,
 ): EstateMessage | undefined {
   const { state } = sockets
   const needed: number[] = [

@@ -4,6 +4,7 @@ import type { Controls } from '../../ipc/controls.ts'
 import type { History } from '../../api/history.ts'
 import type { Shifts } from '../../api/shift.ts'
 import { packConfig } from '../../config/packed.ts'
+import type { TicketKeys } from '../../ipc/ticket-keys.ts'
 import type { BackendReport, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import { modeOfSockets } from '../../listening/sockets.ts'
@@ -29,6 +30,7 @@ export function sendFirstOrders(
     shifts,
     administersLate,
     history,
+    tickets,
   }: {
     readonly backends: readonly BackendReport[]
     readonly managed: readonly ManagedReport[]
@@ -36,6 +38,7 @@ export function sendFirstOrders(
     readonly shifts: Shifts
     readonly administersLate: boolean
     readonly history: History
+    readonly tickets: TicketKeys
   },
 ): void {
   const listeners = [...sockets.listeners]
@@ -59,6 +62,7 @@ export function sendFirstOrders(
     shifts,
     administersLate,
     history,
+    tickets,
   })
 }
 

@@ -2,6 +2,7 @@ import type { History } from '../../api/history.ts'
 import type { Shifts } from '../../api/shift.ts'
 import type { Estate } from './estate.ts'
 import type { Controls } from '../../ipc/controls.ts'
+import type { TicketKeys } from '../../ipc/ticket-keys.ts'
 import type { FromWorker, ManagedReport } from '../../ipc/messages.ts'
 import type { BrokerError } from '../../errors.ts'
 import type { StartedWorker } from './started-worker.ts'
@@ -37,11 +38,13 @@ export interface WorkerPoolHost {
   /** A worker has ended and was removed from `workers`. */
   ended(): void
   /** The managed backends, for the next master if this one is killed. Undefined if the serving worker is not to outlive this process. */
-  estate(): Pick<Estate, 'fleet' | 'lifeline' | 'controls' | 'shifts'> | undefined
+  estate(): Pick<Estate, 'fleet' | 'lifeline' | 'controls' | 'shifts' | 'tickets'> | undefined
   /** The shifts in force. */
   shifts(): Shifts
   /** The last 15 minutes of each service, as workers have reported them. */
   history(): History
+  /** Keys for TLS session tickets. */
+  tickets(): TicketKeys
   /** The sockets or the configuration may have changed: called after each change, and without one. */
   changed(): void
   /** A dead worker cannot be replaced, because the files of this program were removed. */

@@ -320,6 +320,13 @@ export class WorkerPool {
     for (const worker of this.#workers) worker.send({ type: 'managed', processes })
   }
 
+  /** Sends the keys for TLS session tickets to the workers, after a change. */
+  sendTickets(): void {
+    const tickets = this.#host.tickets()
+    for (const worker of this.#workers) worker.send({ type: 'tickets', tickets })
+    this.sendEstate()
+  }
+
   /** Sends the shifts in force to the workers, after a change. */
   sendShifts(): void {
     const shifts = this.#host.shifts()
@@ -452,6 +459,7 @@ export class WorkerPool {
       shifts: this.#host.shifts(),
       administersLate: this.#current === undefined,
       history: this.#host.history(),
+      tickets: this.#host.tickets(),
     })
     return worker
   }

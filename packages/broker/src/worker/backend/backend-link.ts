@@ -33,6 +33,8 @@ export interface LinkOptions extends EligibilityOptions {
   readonly maxStuck: number
   /** How many connections it may be handing back; undefined when it may not. */
   readonly handBackWindow?: number | undefined
+  /** It was granted keys for TLS session tickets. */
+  readonly takesTicketKeys?: boolean
   /** The link has ended. Called after the host's `ended`. */
   readonly ended?: (link: BackendLink) => void
 }
@@ -251,6 +253,12 @@ export class BackendLink implements Candidate {
     return this.#askedToReconnect
   }
 
+  /** Sends it the keys for TLS session tickets, if it takes them. */
+  giveTicketKeys(keys: readonly string[] | undefined): void {
+    if (this.#options.takesTicketKeys === true && keys !== undefined && !this.#over)
+      this.#control.write({ type: 'ticket_keys', keys: [...keys] })
+  }
+
   /** Asks the backend to register again, with the worker that accepts on the control socket now. This link stays open meanwhile. */
   askToReconnect(reason: string): void {
     // A draining backend takes no more connections, so no other worker needs it.
@@ -394,6 +402,7 @@ export class BackendLink implements Candidate {
       case 'taken':
       case 'given_back':
       case 'settled':
+      case 'ticket_keys':
         return
     }
   }

@@ -9,6 +9,7 @@ import {
   openControlStream,
   PROTOCOL_VERSION,
   ProtocolError,
+  TICKETS_CAPABILITY,
 } from '@baton/backend-sdk/protocol'
 import {
   acceptMany,
@@ -27,6 +28,7 @@ import { isValid, ulid } from 'ulid'
 import type { KnownBackends, ManagedReport } from '../../ipc/messages.ts'
 import type { Config } from '../../config/config.ts'
 import { isClosed } from '../../config/service-rules.ts'
+import type { TicketKeys } from '../../ipc/ticket-keys.ts'
 import { Lane } from '../backend/lane.ts'
 import { HealthChecks } from '../health/health-checks.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'
@@ -80,6 +82,8 @@ export interface RegistryOptions {
   readonly known?: KnownBackends | undefined
   /** Processes that the master runs. Without a master, every process counts as managed. */
   readonly managed?: ManagedProcesses | undefined
+  /** Keys for TLS session tickets. */
+  readonly tickets?: TicketKeys | undefined
   /** A backend has registered or gone, or its health has changed. */
   readonly onChange?: (() => void) | undefined
   readonly logger: Logger
@@ -112,6 +116,7 @@ export class Registry {
   readonly #known: KnownBackends
   readonly #managed: ManagedProcesses | undefined
   readonly #bindings = new Bindings()
+  #tickets: TicketKeys
   readonly #onChange: (() => void) | undefined
   #releasing: string | undefined
   #disallowed = 0
@@ -127,6 +132,7 @@ export class Registry {
     brokerId,
     known = {},
     managed,
+    tickets = {},
     onChange,
     logger,
   }: RegistryOptions) {
@@ -137,6 +143,7 @@ export class Registry {
     this.#known = known
     for (const [id, { process }] of Object.entries(known)) if (process) this.#bindings.bind(id, process)
     this.#managed = managed
+    this.#tickets = tickets
     managed?.onUpdate(() => this.#review())
     this.#onChange = onChange
     this.#logger = logger
@@ -178,6 +185,13 @@ export class Registry {
     this.#releasing = reason
     for (const service of this.#services.values())
       for (const link of service.links) link.askToReconnect(reason)
+  }
+
+  /** These are the keys for TLS session tickets now: sends them to the backends that take them. */
+  useTickets(tickets: TicketKeys): void {
+    this.#tickets = tickets
+    for (const [name, service] of this.#services)
+      for (const link of service.links) link.giveTicketKeys(this.#ticketKeysOf(name))
   }
 
   /** Ends registration for good. Links are unaffected: they belong to their services. */
@@ -402,6 +416,10 @@ export class Registry {
     return count
   }
 
+  #ticketKeysOf(service: string): readonly string[] | undefined {
+    return Object.hasOwn(this.#tickets, service) ? this.#tickets[service] : undefined
+  }
+
   #welcome(
     control: ControlConnection,
     hello: HelloFrame,
@@ -416,6 +434,7 @@ export class Registry {
       config.handBack !== 'off' &&
       config.handoff !== 'off' &&
       hello.capabilities.includes(HANDBACK_CAPABILITY)
+    const grantsTickets = config.ticketRotation !== null && hello.capabilities.includes(TICKETS_CAPABILITY)
     // Frees its slot, unless it has open offers.
     older?.supersede()
     const id = older?.identity.ulid ?? this.#idFor(hello, peer)
@@ -438,7 +457,10 @@ export class Registry {
         {
           type: 'welcome',
           protocol: PROTOCOL_VERSION,
-          capabilities: grantsHandBack ? [HANDBACK_CAPABILITY] : [],
+          capabilities: [
+            ...(grantsHandBack ? [HANDBACK_CAPABILITY] : []),
+            ...(grantsTickets ? [TICKETS_CAPABILITY] : []),
+          ],
           broker: this.#brokerId,
           backend: id,
           slot: identity.slot,
@@ -469,6 +491,7 @@ export class Registry {
         tokenTtl,
         maxStuck,
         handBackWindow: grantsHandBack ? config.handBackWindow : undefined,
+        takesTicketKeys: grantsTickets,
         failureLimit,
         heartbeatInterval: HEARTBEAT_INTERVAL_MS,
         ended: (ended) => {
@@ -511,6 +534,8 @@ export class Registry {
     }
     // It lost its broker in the middle of a drain. Before it joins: it must not be chosen, even for clients that are held.
     if (hello.draining === true) link.alreadyDrains()
+    // Before it is offered anything: its first client resumes too.
+    link.giveTicketKeys(this.#ticketKeysOf(service.name))
     this.#links.set(id, link)
     service.joined(link)
     if (this.#releasing !== undefined) link.askToReconnect(this.#releasing)

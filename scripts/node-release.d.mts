@@ -1,0 +1,1 @@
+export declare function installedNode(line: string): { readonly version: string; readonly bin: string }

@@ -1,0 +1,1 @@
+export declare function installedRuntime(name: 'bun' | 'deno'): string

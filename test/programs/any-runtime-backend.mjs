@@ -1,0 +1,22 @@
+// A backend for other runtimes than Node: http, or with SERVER=net an echo server.
+import { createServer as createHttp } from 'node:http'
+import { createServer as createNet } from 'node:net'
+import process from 'node:process'
+import { createBackend } from '@baton/backend-sdk'
+
+const server =
+  process.env.SERVER === 'net'
+    ? createNet((socket) =>
+        socket.on('error', () => {}).on('data', (data) => socket.end(`${process.pid} ${String(data)}`)),
+      )
+    : createHttp((request, response) => response.end(`${process.pid} ${request.socket.remotePort}`))
+const backend = createBackend()
+try {
+  backend.attach(server)
+  await backend.ready()
+  console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))
+  process.once('SIGTERM', () => void backend.drain().then(() => process.exit(0)))
+} catch (error) {
+  console.log(JSON.stringify({ msg: 'refused', code: error.code, reason: error.message }))
+  process.exit(1)
+}

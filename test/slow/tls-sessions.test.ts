@@ -1,0 +1,3 @@
+// With every kind of server that ends TLS.
+process.env['SERVERS'] = 'https,tls,http2'
+await import('../tls-sessions.test.ts')
