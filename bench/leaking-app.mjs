@@ -1,4 +1,4 @@
-// An app that leaks 5 MB a second, under Baton or PM2 (UNDER). It ends the way each of them expects: current requests finish.
+// An app that leaks 5 MB a second. UNDER: `baton` or `pm2`, and it ends the way each of them expects: current requests finish; or `plain`.
 import { createServer } from 'node:http'
 import { Server } from 'node:net'
 
@@ -20,9 +20,10 @@ if (process.env.UNDER === 'baton') {
 } else {
   // With --wait-ready, PM2 waits for this message, then ends the previous process with SIGINT.
   server.listen(Number(process.env.PORT), '127.0.0.1', () => process.send?.('ready'))
-  process.once('SIGINT', () => {
+  const stop = () => {
     isStopping = true
     // Not `server.close()`, which would cut connections between two requests: their next response ends them.
     Server.prototype.close.call(server, () => process.exit(0))
-  })
+  }
+  if (process.env.UNDER === 'pm2') process.once('SIGINT', stop)
 }

@@ -1,7 +1,8 @@
 // node bench/memory.mjs [--seconds N] [--quick] [--peer NAME]...
 //
 // An app that leaks 5 MB a second, two processes of it, under 64 keep-alive connections and a stream of new ones: Baton's `maxMemory` beside
-// PM2's `max_memory_restart` (cluster mode, installed once; skipped by name where it cannot be). Both have the same limit.
+// PM2's `max_memory_restart` (cluster mode, installed once; skipped by name where it cannot be), with an app that ends itself gracefully, and
+// with one that only listens. All have the same limit.
 // A keep-alive connection whose response says `Connection: close` ends as HTTP allows, and is not a failure.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -65,13 +66,14 @@ async function baton(port) {
   }
 }
 
-async function pm2(port) {
+/** @param {string} app `pm2`: it does all that PM2 recommends, and more; `plain`: it only listens */
+const pm2 = (app) => async (port) => {
   const command = await pm2Command(PM2)
   const home = temporaryFolder()
-  const env = { ...process.env, PM2_HOME: home, PORT: String(port), UNDER: 'pm2' }
+  const env = { ...process.env, PM2_HOME: home, PORT: String(port), UNDER: app }
   const call = (...args) => run(command, args, { env })
-  const options = ['--wait-ready', '--kill-timeout', '30000', '--max-memory-restart', LIMIT]
-  await call('start', APP, '--name', 'app', '-i', '2', ...options)
+  const graceful = app === 'plain' ? [] : ['--wait-ready', '--kill-timeout', '30000']
+  await call('start', APP, '--name', 'app', '-i', '2', '--max-memory-restart', LIMIT, ...graceful)
   return {
     replaced: () =>
       readFileSync(join(home, 'pm2.log'), 'utf8').match(/exceeds --max-memory-restart/g)?.length ?? 0,
@@ -79,7 +81,7 @@ async function pm2(port) {
   }
 }
 
-const PEERS = { Baton: baton, [`PM2 ${PM2}`]: pm2 }
+const PEERS = { Baton: baton, [`PM2 ${PM2}`]: pm2('pm2'), 'PM2, plain app': pm2('plain') }
 
 async function measure(begin) {
   const port = await freePort()
@@ -101,7 +103,7 @@ console.log(
   `${seconds} s of an app with 2 instances that leaks 5 MB a second in each, limit ${LIMIT}, 64 keep-alive connections and 2 new ones at a time\n`,
 )
 const HEAD = ['replaced', 'requests', 'connections', 'failed', 'of kept', 'of new', 'slowest ms']
-console.log(`${''.padEnd(10)}${HEAD.map((head) => head.padStart(12)).join('')}`)
+console.log(`${''.padEnd(16)}${HEAD.map((head) => head.padStart(12)).join('')}`)
 let bad = 0
 for (const [name, begin] of Object.entries(PEERS)) {
   if (values.peer !== undefined && !values.peer.some((peer) => name.startsWith(peer))) continue
@@ -117,16 +119,16 @@ for (const [name, begin] of Object.entries(PEERS)) {
       failures.length - kept,
       slowest.toFixed(0),
     ]
-    console.log(name.padEnd(10) + cells.map((cell) => String(cell).padStart(12)).join(''))
+    console.log(name.padEnd(16) + cells.map((cell) => String(cell).padStart(12)).join(''))
     const kinds = new Map()
     for (const { kind, failure } of failures) {
       const what = `${kind}: ${failure}`
       kinds.set(what, (kinds.get(what) ?? 0) + 1)
     }
-    for (const [what, times] of kinds) console.log(`${''.padEnd(10)}  ${times} x ${what}`)
+    for (const [what, times] of kinds) console.log(`${''.padEnd(16)}  ${times} x ${what}`)
     if (name === 'Baton') bad = failures.length + (replaced > 0 ? 0 : 1)
   } catch (error) {
-    console.log(`${name.padEnd(10)}left out: ${error.message.split('\n')[0]}`)
+    console.log(`${name.padEnd(16)}left out: ${error.message.split('\n')[0]}`)
     if (name === 'Baton') bad = 1
   }
 }
