@@ -145,7 +145,7 @@ void t.test('what two services print is kept, and shown', { timeout: LIMIT }, as
     const baton = `${process.execPath} ${batonCommand}`
     const terminal = new PseudoTerminal(t, `${baton} deploy web --config ${broker.configFile}`)
     const shown = await terminal.end()
-    t.match(shown, /\r\u001b\[2K░{24} 0\/2 {2}waiting for the broker/)
+    t.match(shown, /░{24} 0\/2 {2}waiting for the broker/)
     t.match(shown, /█{3}░{21} 0\/2 {2}web\.1: waiting until the new process is ready/)
     t.match(shown, /█{18}░{6} 1\/2 {2}web\.2: ready; watching it for 1s/)
     t.match(shown, /█{24} 2\/2 {2}web\.2: replaced/)

@@ -16,7 +16,7 @@ import { jsonSchema } from '../src/config/schema.ts'
 import { parseJson } from '../src/config/json.ts'
 import { nearMiss } from '../src/config/near-miss.ts'
 import { packConfig, unpackConfig } from '../src/config/packed.ts'
-import { drainDeadlineOf, longestDrainDeadline } from '../src/config/service-rules.ts'
+import { drainDeadlineOf, keptOutputOf, longestDrainDeadline } from '../src/config/service-rules.ts'
 import { readSecretFile, Secret } from '../src/config/secret.ts'
 
 const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
@@ -53,6 +53,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
   const config = parseConfig(smallest)
   t.same(config.admin, { listen: { kind: 'tcp', host: '127.0.0.1', port: 9180 }, token: null })
   t.equal(config.drainDeadline, 30_000)
+  t.same(config.keepOutput, { size: 4 * 2 ** 20, files: 4 })
   t.same(config.listeners, [
     {
       name: 'web',
@@ -94,6 +95,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
           cwd: '.',
           maxMemory: null,
           restartEvery: null,
+          keepOutput: null,
           minHealthy: 1000,
           healthCheck: null,
           upstreams: [],
@@ -102,6 +104,24 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
     ],
   )
   t.same(config.security, { allowUids: [process.getuid?.()], allowGids: [], registrationSecret: null })
+})
+
+void t.test('kept output: of the broker, or of a service', async (t) => {
+  const kept = (broker: unknown, service: unknown) =>
+    keptOutputOf(parseConfig({ ...withService({ keepOutput: service }), keepOutput: broker }), 'web')
+  t.same(kept(undefined, undefined), { size: 4 * 2 ** 20, files: 4 })
+  t.same(kept({ size: '1GiB' }, null), { size: 2 ** 30, files: 4 })
+  t.same(kept('off', { size: 65_536, files: 2 }), { size: 65_536, files: 2 })
+  t.equal(kept('off', undefined), undefined)
+  t.equal(kept({}, 'off'), undefined)
+  t.equal(keptOutputOf(parseConfig(smallest), 'gone'), undefined)
+  for (const [value, why] of [
+    [false, /expected "off" or an object/],
+    [{ size: '63K' }, /keepOutput\.size: must be at least 64 KiB/],
+    [{ size: 'much' }, /keepOutput\.size: expected bytes or a string like/],
+    [{ files: 1 }, /keepOutput\.files: must be at least 2/],
+  ] as const)
+    t.throws(() => kept(value, undefined), { message: why })
 })
 
 void t.test('every problem is reported, with its path and the valid values', async (t) => {

@@ -91,7 +91,7 @@ export class DeployBar {
     const seconds = Math.floor((performance.now() - this.#since) / 1000)
     const line = `${bar} ${count}  ${waits}${seconds > 0 ? `  ${seconds} s` : ''}`
     // A line that reaches the last column would move the next one down.
-    this.#output.write(`${CLEAR}${[...line].slice(0, (this.#output.columns || 80) - 1).join('')}`)
+    this.#output.write(`${CLEAR}${line.slice(0, (this.#output.columns || 80) - 1)}`)
   }
 }
 

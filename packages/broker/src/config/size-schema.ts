@@ -15,11 +15,10 @@ export function size(minimum: number) {
     )
     .transform((value, context) => {
       const bytes = typeof value === 'number' ? value : parseSize(value)
-      if (bytes === undefined) context.addIssue({ code: 'custom', message: EXPECTED })
-      else if (bytes < minimum)
-        context.addIssue({ code: 'custom', message: `must be at least ${minimum / 1024} KiB` })
-      else return bytes
+      if (bytes !== undefined) return bytes
+      context.addIssue({ code: 'custom', message: EXPECTED })
       return z.NEVER
     })
+    .refine((bytes) => bytes >= minimum, { error: `must be at least ${minimum / 1024} KiB` })
     .meta({ title: 'size' })
 }
