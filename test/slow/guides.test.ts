@@ -97,7 +97,7 @@ const guides: readonly Guide[] = [
     },
   },
   {
-    page: 'docs/how-to/several-hosts.md',
+    page: 'docs/how-to/many-hosts.md',
     needs: 'haproxy',
     seen(t, tour) {
       const text = tour.lines('terminal-2').join('\n')

@@ -36,6 +36,8 @@ export interface Config {
   /** A worker that has not answered its master for this many milliseconds is replaced. */
   readonly workerTimeout: number
   readonly admin: { readonly listen: Address; readonly token: Secret | null }
+  /** Where the agent checks of load balancers are answered. */
+  readonly agentCheck: Extract<Address, { kind: 'tcp' }> | null
   /** Number of connections that the flight recorder keeps; 0 disables it. */
   readonly recorder: number
   readonly listeners: readonly ListenerConfig[]
@@ -78,6 +80,7 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
     drainDeadline: parsed.drainDeadline,
     workerTimeout: parsed.workerTimeout,
     admin: { listen: parsed.admin.listen, token: secret('admin.tokenFile', parsed.admin.tokenFile) },
+    agentCheck: parsed.agentCheck,
     recorder: parsed.recorder,
     listeners: parsed.listeners,
     services: new Map(Object.entries(parsed.services).map(([name, service]) => [name, { ...service, name }])),

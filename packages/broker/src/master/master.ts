@@ -1,4 +1,12 @@
-import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/native-sendmsg'
+import {
+  dup,
+  lockFile,
+  NativeError,
+  OwnedFd,
+  Poller,
+  setCloseOnExec,
+  socketpair,
+} from '@baton/native-sendmsg'
 import type { Controls } from '../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import type { Shifts as ShiftsState } from '../api/shift.ts'
@@ -9,6 +17,7 @@ import { BrokerError } from '../errors.ts'
 import { Fleet, type FleetOptions } from './fleet/fleet.ts'
 import { Lifeline } from '../supervise/lifeline.ts'
 import { systemFleetOs } from './fleet/os.ts'
+import { AgentCheck } from '../listening/agent-check.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
 import { ManagerStore } from './systemd/manager-store.ts'
 import type { PassedSockets } from './systemd/socket-activation.ts'
@@ -18,9 +27,9 @@ import { ReloadResumption } from './reload/resume.ts'
 import { AppRun, type RunState } from './run/app-run.ts'
 import { ReloadPreparation } from './reload/prepare.ts'
 import type { OperatorCommands } from './operator/commands.ts'
-import { answerText } from '../ipc/operator-protocol.ts'
+import { answerText, type CommandResult } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
-import { Shifts } from './shift/shifts.ts'
+import { type ShiftRequest, Shifts } from './shift/shifts.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
@@ -108,6 +117,8 @@ export class Master {
   #decided: Promise<void> | undefined
   #stopped: Promise<void> | undefined
   #failure: CommandError | undefined
+  /** While backends finish. */
+  #agentCheck: AgentCheck | undefined
   /** Resolves when the master has stopped, for whatever reason. */
   readonly stopped: Promise<void>
   #ended!: () => void
@@ -514,6 +525,8 @@ export class Master {
     sockets.closeListeners(isLeft)
     // A backend may still take held clients, so the backends stop last.
     await this.#workerPool.stop(drainDeadline, isLeft)
+    // The worker has exited, and backends still finish.
+    if (!isLeft) this.#agentCheck = answerDraining(sockets)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
     await this.#orphans.end(Math.min(ORPHANS_TIMEOUT_MS, Math.max(0, end - performance.now())))
@@ -530,6 +543,7 @@ export class Master {
     this.#orphans.close()
     this.#notifier.close()
     this.#operator.close()
+    this.#agentCheck?.close()
     this.#activeConfig.close(isLeft)
     this.#sessionHandover.close()
     this.#lifeline.close()
@@ -541,7 +555,7 @@ export class Master {
   readonly #commanded: OperatorCommands = {
     status: () => this.#status(),
     deploy: (command) => this.#deployer.deploy(command),
-    shift: (request) => this.#shifts.request(request),
+    shift: (request) => this.#shift(request),
     listen: async (request) => {
       await this.#decided
       return this.#appRun.listen(request)
@@ -573,13 +587,20 @@ export class Master {
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'shift') {
       const { ask, shift, ...rest } = message
-      worker.send({ type: 'answer', ask, ...this.#shifts.request({ ...rest, shift: shift ?? undefined }) })
+      const request = { ...rest, shift: shift ?? undefined }
+      void this.#shift(request).then((result) => worker.send({ type: 'answer', ask, ...result }))
     }
     if (message.type === 'reload') {
       const { ask, by, wait = true } = message
       const requester = { kind: 'worker', worker: worker.number, ask, by } as const
       this.#reloads.submit({ requester, session: undefined }, wait)
     }
+  }
+
+  async #shift(request: ShiftRequest): Promise<CommandResult> {
+    const result = this.#shifts.request(request)
+    await this.#workerPool.shifted()
+    return result
   }
 
   /** Backends of all workers. During a reload, a backend may be listed by two. */
@@ -606,6 +627,18 @@ export class Master {
         role: pid === this.#workerPool.current?.pid ? 'serving' : role === 'leaving' ? 'leaving' : 'starting',
       })),
     }
+  }
+}
+
+function answerDraining({ agentCheck }: ListeningSockets): AgentCheck | undefined {
+  if (agentCheck === undefined) return undefined
+  try {
+    const answering = new AgentCheck(dup(agentCheck.fd.fd), () => 'drain\n')
+    answering.start()
+    return answering
+  } catch (error) {
+    if (error instanceof NativeError) return undefined
+    throw error
   }
 }
 

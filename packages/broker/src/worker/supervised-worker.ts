@@ -9,13 +9,19 @@ import {
   socketpair,
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import type { Shift } from '../api/shift.ts'
+import type { Shift, Shifts } from '../api/shift.ts'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
-import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
+import {
+  type FromWorker,
+  type HeldClients,
+  type SocketRole,
+  type ToWorker,
+  WORKER_CHANNEL,
+} from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import { longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, IdleClient, InheritedClient } from './connection/connection.ts'
@@ -69,9 +75,12 @@ export class SupervisedWorker {
   readonly #managed = new ManagedProcesses()
   #control: OwnedFd | undefined
   #admin: OwnedFd | undefined
+  #agentCheck: OwnedFd | undefined
   #worker: ReplaceableWorker | undefined
   #copier: Copier | undefined
   #drainDeadline = 0
+  /** Those in force. */
+  #shifts: Shifts = {}
   readonly #pendingRequests = new Map<number, Ask>()
   /** Pending until each predecessor has sent its last client. */
   readonly #predecessors = new Set<Promise<void>>()
@@ -162,7 +171,7 @@ export class SupervisedWorker {
       case 'start':
         return this.#start(message)
       case 'shifts':
-        return this.#worker?.shift(message.shifts)
+        return this.#shift(message)
       case 'serve':
         await this.#worker?.serve()
         return this.#report()
@@ -207,13 +216,14 @@ export class SupervisedWorker {
   }
 
   /** Takes all sockets before the start; afterwards, sockets whose files were recreated. */
-  #take(role: 'listener' | 'control' | 'admin', names: readonly string[], fds: readonly OwnedFd[]): void {
+  #take(role: SocketRole, names: readonly string[], fds: readonly OwnedFd[]): void {
     if (this.#worker !== undefined) {
       for (const [index, fd] of fds.entries()) this.#worker.replaceSocket(role, names[index], fd)
       return
     }
     if (role === 'control') this.#control = fds[0]
     else if (role === 'admin') this.#admin = fds[0]
+    else if (role === 'agentCheck') this.#agentCheck = fds[0]
     else for (const [index, name] of names.entries()) this.#listeners.set(name, fds[index] as OwnedFd)
   }
 
@@ -233,8 +243,13 @@ export class SupervisedWorker {
   }: Extract<ToWorker, { type: 'start' }>): void {
     const config = parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
-    const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
+    const sockets: Sockets = {
+      listeners: this.#listeners,
+      control: { fd: this.#control, ...control },
+      agentCheck: this.#agentCheck,
+    }
     this.#drainDeadline = longestDrainDeadline(config)
+    this.#shifts = shifts
     this.#worker = createWorker(config, this.#logger, {
       sockets,
       admin: this.#admin,
@@ -258,6 +273,12 @@ export class SupervisedWorker {
       void this.#count()
     }, COUNT_INTERVAL_MS)
     this.#channel.send({ type: 'ready' })
+  }
+
+  #shift({ shifts, ask }: Extract<ToWorker, { type: 'shifts' }>): void {
+    this.#shifts = shifts
+    this.#worker?.shift(shifts)
+    this.#channel.send({ type: 'shifted', ask })
   }
 
   #followLog(file: OwnedFd): void {
@@ -329,7 +350,7 @@ export class SupervisedWorker {
           const { service, protocol } = client.resume ?? client
           const listener = this.#listenerNamed(client.listener, protocol)
           const id = ulidToBytes(client.id)
-          const { proxied, routed, peeked } = client
+          const { proxied, routed, peeked, unjudged } = client
           if (client.idleFor !== undefined) {
             const idleUntil =
               client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
@@ -347,6 +368,7 @@ export class SupervisedWorker {
             acceptedAt: client.acceptedAt - monotonic() + performance.now(),
             ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
             ...(peeked !== undefined && { peeked }),
+            ...(unjudged !== undefined && { unjudged }),
             proxied,
             routed,
             ...(client.resume !== undefined &&
@@ -534,6 +556,7 @@ export class SupervisedWorker {
           snapshot,
           backends,
           controls: worker.controls,
+          shifts: this.#shifts,
         },
         theirs,
       )

@@ -3,10 +3,11 @@ import { type OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { ulid } from 'ulid'
 import { createAdmin } from './admin/server.ts'
+import { HostState } from './agent-check/host-state.ts'
 import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
 import type { Control, Controls } from '../ipc/controls.ts'
-import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
+import type { BackendReport, KnownBackends, SocketRole } from '../ipc/messages.ts'
 import { type Config, drainDeadlineOf, type ListenerConfig, type ServiceConfig } from '../config/config.ts'
 import { formatAddress } from '../config/address.ts'
 import { type ClientConnection, InheritedClient, type ParkedClient } from './connection/connection.ts'
@@ -33,9 +34,13 @@ import { monotonic } from './copies/held-client.ts'
 import { noKeeper } from './copies/keeper.ts'
 import { fieldsOf, type Successor, type Waiting } from './service/hand-over.ts'
 import { Service } from './service/service.ts'
+import { AgentCheck } from '../listening/agent-check.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { backendReports, countedOf, serviceStatus } from './view.ts'
+
+/** How long agent checks wait for backends of a predecessor to register, in ms: as a reload does. */
+const RETURN_TIMEOUT_MS = 2000
 
 export interface WorkerOptions {
   readonly logger: Logger
@@ -132,7 +137,7 @@ export interface ReplaceableWorker extends Worker {
   /** Adds a listener, and its service if that is new. Owns `fd`. */
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
   /** A socket's file was recreated; also accepts on the new socket `fd`. Owns `fd`. */
-  replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void
+  replaceSocket(role: SocketRole, name: string | undefined, fd: OwnedFd): void
   /** Drains the backend with this ULID, and all that descend from the managed process with it. `deadline`: milliseconds. */
   drainBackend(service: string, backend: string, deadline: number): void
   /** An operator has paused a service, resumed it, or changed its maintenance, at another worker. */
@@ -379,6 +384,10 @@ export function createWorker(
     return [...(services.get(service)?.links ?? [])].filter(({ identity }) => identity.ulid === backend)
   }
 
+  function isRegistered(backend: string): boolean {
+    return [...services.keys()].some((service) => linksOf(service, backend).length > 0)
+  }
+
   function deadlineOf(service: string): number {
     return drainDeadlineOf(services.get(service)?.config ?? { drainDeadline: null }, config)
   }
@@ -397,6 +406,11 @@ export function createWorker(
     const { fd } = sockets.control
     return !fd.closed && sharedReserve().isReachedNow(fd.fd)
   }
+  const hostState = new HostState(
+    { isDraining: () => state === 'draining', services: () => services.values() },
+    logger,
+  )
+  const agentCheck = sockets.agentCheck && new AgentCheck(sockets.agentCheck, () => hostState.answer())
   const admin = createAdmin({ config, view, logger, socket: given.admin, pressed })
   let adminAddress: string | undefined
   let closing: Promise<void> | undefined
@@ -404,6 +418,7 @@ export function createWorker(
   const shut = async () => {
     registry.close()
     controls.close()
+    agentCheck?.close()
     const closed = [...services.values()].map((service) => service.close())
     // After them: connections that were parked may be routed again.
     doorways.close()
@@ -471,6 +486,7 @@ export function createWorker(
     controlPath: sockets.control.path,
     status: () => view.status(),
     async serve() {
+      hostState.thaw()
       if (adminAddress === undefined) {
         adminAddress = formatAddress((await admin.listen()).address)
         sweepRelaySockets(config.runtimeDir)
@@ -480,12 +496,17 @@ export function createWorker(
     accept() {
       accepts = true
       for (const listener of listeners) listener.start(poller)
+      // Without the backends of a predecessor, it would have to answer `down`.
+      const known = Object.keys(given.known ?? {})
+      const areBack = () => known.every((backend) => isRegistered(backend))
+      agentCheck?.startWhen(areBack, RETURN_TIMEOUT_MS)
       logger.info(
         {
           broker: id,
           version: BROKER_VERSION,
           listeners: Object.fromEntries(listeners.map(({ name, address }) => [name, address])),
           admin: adminAddress,
+          ...(agentCheck && { agentCheck: agentCheck.address }),
           control: sockets.control.path,
           readiness: poller.readiness.by,
           ...(poller.readiness.by === 'thread' && { noRing: poller.readiness.reason }),
@@ -494,7 +515,10 @@ export function createWorker(
       )
     },
     pause: () => registry.pause(),
-    askToReconnect: (reason) => registry.askToReconnect(reason),
+    askToReconnect(reason) {
+      hostState.freeze()
+      registry.askToReconnect(reason)
+    },
     withdraw(reason) {
       registry.askToReconnect(reason)
       registry.close()
@@ -507,6 +531,7 @@ export function createWorker(
         if (removed.includes(listener.name)) listener.close()
         else listener.closeCopy()
       }
+      agentCheck?.close()
       handOver(successor)
       const stopped = admin.drain()
       // Clients of the event stream reconnect, and reach the successor.

@@ -80,6 +80,7 @@ export function descriptorsOf({ lock, pair, sockets, workers, survivors, lifelin
     sockets.control,
     sockets.operator,
     sockets.admin.fd,
+    ...(sockets.agentCheck === undefined ? [] : [sockets.agentCheck.fd]),
     ...sockets.listeners.map(({ fd }) => fd),
     ...workers.flatMap(({ channel, stderr }) => (stderr === null ? [channel] : [channel, stderr])),
     ...workers.flatMap(({ copies }) => (copies === undefined ? [] : [copies.channel, copies.file])),

@@ -89,6 +89,8 @@ export class WorkerProcess {
   /** How many times it has reported its counters. */
   counts = 0
   backends: readonly BackendReport[] = []
+  /** The last `shifts` that it has applied, by its number. */
+  shifted = 0
   messagesReceived = 0
   /** Whether it is known to answer pings: it was built by this program, or has answered one. Workers of older versions do not. */
   answers = false
@@ -281,6 +283,7 @@ export class WorkerProcess {
     if (message.type === 'ready') this.ready = true
     else if (message.type === 'failed') this.failure = `${message.message} (${message.code})`
     else if (message.type === 'listens') this.listeners.add(message.listener)
+    else if (message.type === 'shifted') this.shifted = message.ask
     else if (message.type === 'backends') this.backends = message.backends
     else if (message.type === 'counted') {
       this.snapshot = message.snapshot
