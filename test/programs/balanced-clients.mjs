@@ -9,6 +9,8 @@ import { WebSocket } from 'ws'
 const [host, port] = process.argv.slice(2)
 const [HTTP_CLIENTS, WEBSOCKETS] = [12, 24]
 const TIMEOUT_MS = 20_000
+/** A WebSocket whose messages are not answered for this long is given up, as by a heartbeat. */
+const SILENCE_MS = 5000
 
 const zeros = () => ({
   requests: 0,
@@ -68,8 +70,10 @@ async function talk() {
     })
     let sent = 0
     let answered = 0
+    let heard = performance.now()
     ws.on('message', (data) => {
       answered += 1
+      heard = performance.now()
       totals.messages += 1
       if (data.toString('utf8') !== `${answered} m${answered}`) totals.wrong += 1
     })
@@ -77,6 +81,7 @@ async function talk() {
     if (ws.readyState === WebSocket.OPEN) totals.handshakes += 1
     const timer = setInterval(() => {
       if (ws.readyState !== WebSocket.OPEN) return
+      if (sent > answered && performance.now() - heard > SILENCE_MS) return ws.terminate()
       sent += 1
       ws.send(`m${sent}`)
     }, 150)

@@ -5,7 +5,8 @@ import { Program } from './process.ts'
 
 /** Namespaces need root, and a kernel with veth pairs. */
 export const canNetwork =
-  spawnSync('unshare', ['--net', 'ip', 'link', 'add', 'a', 'type', 'veth', 'peer', 'name', 'b']).status === 0
+  spawnSync('unshare', ['--net', 'ip', 'link', 'add', 'name', 'v0', 'type', 'veth', 'peer', 'name', 'v1'])
+    .status === 0
 
 /** A network namespace, which is gone with the test. */
 export class Namespace {
@@ -56,7 +57,7 @@ export class Namespace {
   /** A cable to another one. Each end gets its address, in a network of 256 addresses. */
   connect(other: Namespace, name: string, here: string, there: string): void {
     const { pid } = other.program
-    this.ip('link', 'add', name, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(pid))
+    this.ip('link', 'add', 'name', name, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(pid))
     for (const [space, device, address] of [
       [this, name, here],
       [other, 'eth0', there],
