@@ -84,3 +84,16 @@ export async function onSchedule(port, { kept, requests, connections, lead, seco
   if (failed > 0) throw new Error(`${failed} requests failed`)
   return both
 }
+
+/**
+ * New connections that send the bytes of a file, and read until the server closes.
+ *
+ * @param {number} port
+ * @param {{ connections: number, concurrency: number, file: string }} options
+ * @returns {Promise<{ perSecond: number }>}
+ */
+export async function hellos(port, { connections, concurrency, file }) {
+  const { count, failed, seconds } = await load(['hello', port, connections, concurrency, file])
+  if (failed > 0) throw new Error(`${failed} of ${connections} connections failed`)
+  return { perSecond: count / seconds }
+}

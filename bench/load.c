@@ -11,6 +11,10 @@
  *     that pauses is charged for all requests that were due meanwhile. Requests due in the first LEAD seconds
  *     are not counted.
  *     {"kept":{"count":N,"failed":N,"p50":..,"p99":..,"max":..},"fresh":{...}}
+ *
+ *   load hello PORT COUNT CONCURRENCY FILE
+ *     COUNT new connections, CONCURRENCY at a time. Each sends the bytes of FILE, and reads until the server closes.
+ *     {"count":N,"failed":N,"seconds":..}  failed: nothing was read
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -283,15 +287,71 @@ static void paced(size_t kept_count, uint64_t requests, uint64_t connections, do
   printf("}");
 }
 
+/* ---- first bytes from a file ---- */
+
+struct greeting {
+  int fd, has_answer;
+};
+
+static void greet(struct greeting *greeting) {
+  *greeting = (struct greeting){.fd = dial(SOCK_NONBLOCK)};
+  struct epoll_event event = {.events = EPOLLOUT, .data.ptr = greeting};
+  if (epoll_ctl(poller, EPOLL_CTL_ADD, greeting->fd, &event) < 0) die("epoll_ctl");
+}
+
+static void hello(size_t count, size_t concurrency, const char *path) {
+  char bytes[16384], answer[16384];
+  FILE *file = fopen(path, "rb");
+  if (file == NULL) die("fopen");
+  size_t length = fread(bytes, 1, sizeof bytes, file);
+  fclose(file);
+  poller = epoll_create1(EPOLL_CLOEXEC);
+  struct greeting *all = calloc(concurrency, sizeof *all);
+  if (poller < 0 || all == NULL) die("epoll_create1, calloc");
+  size_t begun = 0, over = 0, failed = 0;
+  uint64_t start = now();
+  while (begun < concurrency && begun < count) greet(&all[begun++]);
+  while (over < count) {
+    struct epoll_event events[256];
+    int ready = epoll_wait(poller, events, 256, 30000);
+    if (ready == 0) break;
+    if (ready < 0 && errno != EINTR) die("epoll_wait");
+    for (int i = 0; i < ready; i++) {
+      struct greeting *greeting = events[i].data.ptr;
+      if (events[i].events & EPOLLOUT && !(events[i].events & (EPOLLERR | EPOLLHUP))) {
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = greeting};
+        if (send(greeting->fd, bytes, length, MSG_NOSIGNAL) == (ssize_t)length &&
+            epoll_ctl(poller, EPOLL_CTL_MOD, greeting->fd, &event) == 0)
+          continue;
+      } else {
+        ssize_t got = recv(greeting->fd, answer, sizeof answer, 0);
+        if (got > 0) greeting->has_answer = 1;
+        if (got > 0 || (got < 0 && errno == EAGAIN)) continue;
+      }
+      failed += !greeting->has_answer;
+      over++;
+      close(greeting->fd);
+      if (begun < count) {
+        begun++;
+        greet(greeting);
+      }
+    }
+  }
+  printf("{\"count\":%zu,\"failed\":%zu,\"seconds\":%.6f}", over, failed + count - over, (now() - start) / 1e9);
+}
+
 int main(int count, char **arguments) {
   server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   if (count > 2) server.sin_port = htons(atoi(arguments[2]));
   if (count == 5 && strcmp(arguments[1], "latency") == 0) latency(atol(arguments[3]), atol(arguments[4]));
   else if (count == 8 && strcmp(arguments[1], "paced") == 0)
     paced(atol(arguments[3]), atol(arguments[4]), atol(arguments[5]), atof(arguments[6]), atof(arguments[7]));
+  else if (count == 6 && strcmp(arguments[1], "hello") == 0)
+    hello(atol(arguments[3]), atol(arguments[4]), arguments[5]);
   else {
     fprintf(stderr, "usage: load latency PORT COUNT SECONDS\n"
-                    "       load paced PORT KEPT REQUESTS_PER_SECOND CONNECTIONS_PER_SECOND LEAD SECONDS\n");
+                    "       load paced PORT KEPT REQUESTS_PER_SECOND CONNECTIONS_PER_SECOND LEAD SECONDS\n"
+                    "       load hello PORT COUNT CONCURRENCY FILE\n");
     return 2;
   }
   printf("\n");

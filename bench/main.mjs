@@ -42,6 +42,7 @@ const BENCHES = {
     node: ['--expose-gc', '--min-semi-space-size=256', '--max-semi-space-size=256'],
   },
   reload: { measures: 'reloads under load' },
+  routes: { measures: 'routes by name and by host, beside none, and beside HAProxy' },
   start: { measures: 'commands, starts and reloads, beside bare Node and an older build' },
   stuck: { measures: 'the longest wait while a backend is in a busy loop, beside cluster' },
   'worker-death': { measures: 'SIGKILL of the worker under load' },

@@ -89,6 +89,7 @@ const WAY = [
   'reject',
   'control',
   'admin',
+  'agent-check',
   'events',
   'recorder',
 ]

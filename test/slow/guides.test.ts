@@ -130,7 +130,7 @@ const guides: readonly Guide[] = [
   { page: 'docs/how-to/from-pm2.md', seen: replacesAnother('Hello from production') },
   { page: 'docs/how-to/from-cluster.md', seen: replacesAnother('Hello') },
   {
-    page: 'docs/how-to/several-hosts.md',
+    page: 'docs/how-to/many-hosts.md',
     needs: 'haproxy',
     seen(t, tour) {
       const text = tour.lines('terminal-2').join('\n')

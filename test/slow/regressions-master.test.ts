@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, symlinkSync, unlinkSync, writeFileSync } from 
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from '../support/backend.ts'
-import { batonCommand, type Broker, startBroker, unaccounted } from '../support/broker.ts'
+import { batonCommand, Broker, startBroker, unaccounted } from '../support/broker.ts'
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import {
@@ -339,3 +339,41 @@ void t.test('managed backends, and a full descriptor table', { timeout: LIMIT },
   await onlyWorker(t, broker)
   await t.test('a managed backend drains to its end under a worker that dies', (t) => drains(t, second))
 })
+
+void t.test(
+  'a shift that was ordered while the worker was being replaced outlives the master',
+  { timeout: LIMIT },
+  async (t) => {
+    // The worker got the estate of its master before and after a replacement, and not during one.
+    const sabotaged = await Sabotaged.start(t, {
+      services: { web: PATIENT },
+      drainDeadline: '10m',
+      workerTimeout: '1h',
+    })
+    const { broker } = sabotaged
+    await startBackend(t, broker)
+    const worker = await onlyWorker(t, broker)
+    sabotaged.begin('signalled-worker', 'SIGSTOP')
+    const asked = await openSession(t, broker)
+    asked.send('reload\n')
+    const starting = await workerThatIs(t, broker, 'starting')
+    const session = await openSession(t, broker)
+    session.send('shift web to=2.0 share=20%\n')
+    t.equal(await session.line(), 'Success=1')
+    broker.program.kill('SIGKILL')
+    await broker.until((status) => status.broker.master === null, 'the worker has noticed')
+    t.equal((await broker.status()).broker.pid, worker)
+    signal(starting, 'SIGKILL')
+    const next = new Program(t, process.execPath, [batonCommand, 'start', '--config', broker.configFile], {
+      group: true,
+    })
+    await next.message('took over the worker of a master that was killed')
+    const taken = new Broker(
+      next,
+      broker.folder,
+      broker.configFile,
+      await next.message('accepting connections'),
+    )
+    t.match((await taken.status()).services[0], { shift: { to: '2.0', share: 20 } })
+  },
+)

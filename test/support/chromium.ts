@@ -14,9 +14,11 @@ export class Chromium {
     this.#browser = browser
   }
 
-  static async start(t: Test): Promise<Chromium> {
+  /** @param args further switches of its command line */
+  static async start(t: Test, args: readonly string[] = []): Promise<Chromium> {
     const browser = await chromium.launch({
       executablePath: PROGRAM,
+      args: [...args],
       timeout: LIMIT,
       // The sandbox does not work for root.
       chromiumSandbox: process.getuid?.() !== 0,

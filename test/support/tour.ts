@@ -18,11 +18,11 @@ export const TOURS = [
   'docs/how-to/from-pm2.md',
   'docs/how-to/from-cluster.md',
   'docs/how-to/grpc.md',
-  'docs/how-to/several-hosts.md',
+  'docs/how-to/many-hosts.md',
 ]
 
 /** The ports in the pages; each tour replaces them. */
-const PORTS = ['3000', '8080', '8443', '9180'] as const
+const PORTS = ['3000', '8080', '8443', '9180', '9181'] as const
 
 /** Programs log this once they serve; under `baton run` each of the two processes started by the pages does. */
 const SERVING = [/accepting connections|registered with the broker/]

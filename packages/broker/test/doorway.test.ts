@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import { parseConfig } from '../src/config/config.ts'
 import { type ClientConnection, InheritedClient } from '../src/worker/connection/connection.ts'
 import { systemOs } from '../src/worker/os.ts'
+import { fieldsOf } from '../src/worker/service/hand-over.ts'
 import { Doorway } from '../src/worker/route/doorway.ts'
 import type { ConnectionTable } from '../src/worker/route/limits/connection-table.ts'
 import { type Peer, peerOf, type Source, sourceOf } from '../src/worker/route/limits/source.ts'
@@ -323,6 +324,42 @@ void t.test('refused connections do not count while they are being closed', { ti
   t.same(await stage.arrive(), [])
   t.same(await stage.counted(), ['unrouted limit_connections'], 'or is not listed any longer')
   closed?.()
+})
+
+void t.test(
+  'connections that wait for a count are judged by the next worker',
+  { timeout: LIMIT },
+  async (t) => {
+    // They were taken for admitted there: a reload let any number in.
+    const limits = { perSource: { connections: 2 } }
+    const stage = new Arrivals(t, limits)
+    for (let n = 0; n < 5; n += 1) t.same(await stage.arrive(), [])
+    const next = stage.another({ routes: [], limits })
+    for (const { connection, peeked } of stage.doorway
+      .take()
+      .map((each) => ({ connection: each, peeked: each.peeked ?? 'content' }))) {
+      const fields = { ...fieldsOf(connection), peeked }
+      next.inherit(new InheritedClient(connection.fd, fields), peeked)
+    }
+    t.same(await stage.counted(), [
+      ...Array.from({ length: 2 }, () => 'decided web'),
+      ...Array.from({ length: 3 }, () => 'unrouted limit_source_connections'),
+    ])
+  },
+)
+
+void t.test('those that were admitted are not judged again', { timeout: LIMIT }, async (t) => {
+  const limits = { perSource: { rate: '1/h', burst: 1 } }
+  const more = { routes: [{ host: 'a.example', service: 'a' }] }
+  const stage = new Arrivals(t, limits, more)
+  t.same(await stage.arrive(), [], 'it has sent nothing')
+  const next = stage.another({ ...more, limits })
+  const [connection] = stage.doorway.take()
+  if (connection === undefined) throw new Error('it is not there')
+  next.inherit(connection, 'content')
+  t.same([next.size, stage.events], [1, []])
+  t.same(await stage.arrive(), ['unrouted limit_rate'])
+  next.take()
 })
 
 void t.test('behind a load balancer, the client counts', { timeout: LIMIT }, async (t) => {

@@ -198,7 +198,7 @@ void t.test(
       const operator = new Operator(room.listening, room.poller, {
         status: () => commands.push('status'),
         deploy: () => Promise.reject(new Error('not asked for')),
-        shift: () => ({ success: false, log: [] }),
+        shift: () => Promise.reject(new Error('not asked for')),
         scale: () => Promise.reject(new Error('not asked for')),
         listen: () => Promise.reject(new Error('not asked for')),
         reload: () => undefined,

@@ -45,7 +45,8 @@ export type ConnectionVisitor = (entry: Buffer, at: number) => void
 
 /** Lists connections of this network namespace, whichever process has them. Owns a netlink socket until `close`. */
 export class SocketDiagnostics {
-  readonly #socket: OwnedFd
+  /** Undefined after a list that has failed. */
+  #socket: OwnedFd | undefined
   readonly #arena = new Arena(CHUNK)
   #sequence = 0
   /** Lists are made one at a time. */
@@ -58,11 +59,10 @@ export class SocketDiagnostics {
 
   /** Needs no privilege. @throws {NativeError} EPROTONOSUPPORT, ENOENT: the kernel was built without it; EACCES, EPERM: forbidden here */
   static open(): SocketDiagnostics {
-    const fd = libc.socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
-    if (fd === -1) throw new NativeError('socket', lastErrno(), { fd: -1 })
-    const diagnostics = new SocketDiagnostics(new OwnedFd(fd))
+    const socket = openNetlink()
+    const diagnostics = new SocketDiagnostics(socket)
     try {
-      diagnostics.#check()
+      diagnostics.#check(socket.fd)
       return diagnostics
     } catch (error) {
       diagnostics.close()
@@ -72,7 +72,7 @@ export class SocketDiagnostics {
 
   /**
    * Visits every TCP connection with this local port that some process has open: not those that still wait for accept(2), and not those that the
-   * kernel keeps after the last close. The visitor gets memory that is reused for the next ones (`CONNECTION_ENTRY`), and must not throw.
+   * kernel keeps after the last close. The visitor gets memory that is reused for the next ones (`CONNECTION_ENTRY`). If it throws, the list fails.
    *
    * Takes some milliseconds of a thread of libuv's pool: the kernel searches its whole table of connections. One that opens or closes meanwhile may be
    * missing, or visited.
@@ -88,32 +88,45 @@ export class SocketDiagnostics {
   /** Lists that are being made fail. The socket is closed as soon as no thread uses it. */
   close(): void {
     this.#closing = true
-    void this.#last.then(() => this.#socket.close())
+    void this.#last.then(() => this.#socket?.close())
   }
 
   async #list(family: 'IPv4' | 'IPv6', port: number, visit: ConnectionVisitor): Promise<void> {
     const { address, buffer } = this.#arena
-    const sequence = this.#request(OPEN, family, port)
-    await this.#call('send', (fd) => sendOnThread(fd, address, REQUEST, MSG_DONTWAIT))
-    for (;;) {
-      const length = await this.#call('recv', (fd) => recvOnThread(fd, address, CHUNK, MSG_DONTWAIT))
-      if (this.#visitAll(buffer, length, sequence, visit)) return
+    const socket = this.#closing ? undefined : (this.#socket ??= openNetlink())
+    try {
+      const sequence = this.#request(OPEN, family, port)
+      await this.#call('send', socket, (fd) => sendOnThread(fd, address, REQUEST, MSG_DONTWAIT))
+      for (;;) {
+        const length = await this.#call('recv', socket, (fd) =>
+          recvOnThread(fd, address, CHUNK, MSG_DONTWAIT),
+        )
+        if (this.#visitAll(buffer, length, sequence, visit)) return
+      }
+    } catch (error) {
+      // On this socket, the kernel refuses further lists (EBUSY) until the rest of this one was read.
+      socket?.close()
+      this.#socket = undefined
+      throw error
     }
   }
 
-  async #call(name: string, call: (fd: number) => Promise<number>): Promise<number> {
+  async #call(
+    name: string,
+    socket: OwnedFd | undefined,
+    call: (fd: number) => Promise<number>,
+  ): Promise<number> {
     for (;;) {
-      if (this.#closing) throw new NativeError(name, EBADF, { fd: -1 })
-      const result = await call(this.#socket.fd)
+      if (this.#closing || socket === undefined) throw new NativeError(name, EBADF, { fd: -1 })
+      const result = await call(socket.fd)
       if (result >= 0) return result
       if (-result !== EINTR) throw new NativeError(name, -result, { fd: -1 })
     }
   }
 
   /** Asks for something that is quickly found. */
-  #check(): void {
+  #check(fd: number): void {
     const { address, buffer } = this.#arena
-    const { fd } = this.#socket
     const sequence = this.#request(LISTENING, 'IPv4', 1)
     if (libc.send(fd, address, REQUEST, MSG_DONTWAIT) === -1)
       throw new NativeError('send', lastErrno(), { fd })
@@ -158,4 +171,10 @@ export class SocketDiagnostics {
     }
     return false
   }
+}
+
+function openNetlink(): OwnedFd {
+  const fd = libc.socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+  if (fd === -1) throw new NativeError('socket', lastErrno(), { fd: -1 })
+  return new OwnedFd(fd)
 }

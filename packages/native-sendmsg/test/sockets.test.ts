@@ -475,6 +475,36 @@ void t.test('the kernel lists connections that some process has open', { timeout
   }
 })
 
+void t.test('a list that has failed does not fail the next one', { timeout: LIMIT }, async (t) => {
+  // The kernel refused it with EBUSY, for ever: the rest of the list before was never read.
+  const diagnostics = SocketDiagnostics.open()
+  t.teardown(() => diagnostics.close())
+  const listener = listenTcp({ host: '127.0.0.1', port: 0, backlog: 1024 })
+  closing(t, listener)
+  const { port } = localAddress(listener.fd)
+  // More than fit into one message.
+  for (let count = 0; count < 600; count += 1) {
+    const client = connect({ host: '127.0.0.1', port })
+    t.teardown(() => client.destroy())
+    await once(client, 'connect')
+    closing(t, new OwnedFd((acceptOne(listener.fd) as AcceptedConnection).fd))
+  }
+  const count = async () => {
+    let listed = 0
+    await diagnostics.eachConnection('IPv4', port, () => {
+      listed += 1
+    })
+    return listed
+  }
+  const broken = diagnostics.eachConnection('IPv4', port, () => {
+    throw new Error('a fault')
+  })
+  const after = count()
+  await t.rejects(broken, /a fault/)
+  t.equal(await after, 600)
+  t.equal(await count(), 600)
+})
+
 void t.test(
   'on other platforms the package can be imported, and each function throws a typed error',
   { timeout: LIMIT },

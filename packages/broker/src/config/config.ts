@@ -31,6 +31,8 @@ export interface Config {
   /** Of services that have no setting of their own. */
   readonly keepOutput: Parsed['keepOutput']
   readonly admin: { readonly listen: Address; readonly token: Secret | null }
+  /** Where the agent checks of load balancers are answered. */
+  readonly agentCheck: Extract<Address, { kind: 'tcp' }> | null
   /** Number of connections that the flight recorder keeps; 0 disables it. */
   readonly recorder: number
   readonly listeners: readonly ListenerConfig[]
@@ -74,6 +76,7 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
     workerTimeout: parsed.workerTimeout,
     keepOutput: parsed.keepOutput,
     admin: { listen: parsed.admin.listen, token: secret('admin.tokenFile', parsed.admin.tokenFile) },
+    agentCheck: parsed.agentCheck,
     recorder: parsed.recorder,
     listeners: parsed.listeners,
     services: new Map(Object.entries(parsed.services).map(([name, service]) => [name, { ...service, name }])),

@@ -13,7 +13,7 @@ export function crossCheck(parsed: z.output<typeof schema>, runtimeDir: string):
     ...serviceReferences(parsed.listeners, Object.keys(parsed.services)),
     ...parsed.listeners.flatMap((listener, index) => routeProblems(listener, `listeners[${index}]`)),
     ...parsed.listeners.flatMap((listener, index) => limitProblems(listener, `listeners[${index}].limits`)),
-    ...addresses(parsed.admin.listen, runtimeDir, parsed.listeners),
+    ...addresses(parsed, runtimeDir),
     ...Object.entries(parsed.services).flatMap(([name, service]) => deadlines(name, service)),
     ...adminExposure(parsed.admin),
     ...controlPath(runtimeDir),
@@ -109,16 +109,22 @@ function limitProblems({ limits, listen, proxyProtocol }: Listeners[number], pat
   return problems
 }
 
-function addresses(admin: Address, runtimeDir: string, listeners: Listeners): ConfigProblem[] {
+function addresses(
+  { admin, agentCheck, listeners }: z.output<typeof schema>,
+  runtimeDir: string,
+): ConfigProblem[] {
   const first = new Map<string, string>([
     [`unix:${runtimeDir}/control.sock`, 'the control socket'],
-    [formatAddress(admin), 'admin.listen'],
+    [formatAddress(admin.listen), 'admin.listen'],
   ])
-  return listeners.flatMap(({ listen }, index) => {
+  const all: { readonly listen: Address; readonly path: string }[] = [
+    ...(agentCheck === null ? [] : [{ listen: agentCheck, path: 'agentCheck' }]),
+    ...listeners.map(({ listen }, index) => ({ listen, path: `listeners[${index}].listen` })),
+  ]
+  return all.flatMap(({ listen, path }) => {
     // With port 0, the kernel assigns each listener a different port.
     if (listen.kind === 'tcp' && listen.port === 0) return []
     const text = formatAddress(listen)
-    const path = `listeners[${index}].listen`
     const other = first.get(text)
     if (other === undefined) {
       first.set(text, path)

@@ -40,6 +40,14 @@ const address = z
   })
   .meta({ title: 'address' })
 
+const tcpAddress = address
+  .transform((parsed, context) => {
+    if (parsed.kind === 'tcp') return parsed
+    context.addIssue({ code: 'custom', message: 'needs a TCP address: "host:port" or "[v6]:port"' })
+    return z.NEVER
+  })
+  .meta({ title: 'address' })
+
 const upstreamAddress = address.refine((parsed) => parsed.kind === 'unix' || parsed.port !== 0, {
   error: 'an upstream needs a port other than 0',
 })
@@ -500,6 +508,12 @@ export const schema = z
       '[kept output](managed-backends.md#kept-output). `"off"`: it is only in the log of the broker.',
     ),
     admin: describe(admin.prefault({}), 'The admin server.'),
+    agentCheck: describe(
+      tcpAddress.nullable().prefault(null),
+      'Address that answers the agent check of HAProxy (`agent-check`) with one line: `up ready N%`, where N falls with the share of backends that are ready and',
+      'with the time that clients are held, `drain` while the broker drains, or `down #REASON` when a service has no ready backend.',
+      'See [many hosts](../how-to/many-hosts.md#agent-check). It says nothing else, and every client that can connect gets the answer. `null`: none.',
+    ),
     recorder: describe(
       count(0).max(100_000).default(4096),
       'Number of recent connections whose steps each worker records, for `baton trace` and the status page.',

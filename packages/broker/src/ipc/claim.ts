@@ -1,3 +1,4 @@
+import type { Shifts } from '../api/shift.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Controls } from './controls.ts'
 import type { BackendReport } from './messages.ts'
@@ -21,4 +22,6 @@ export interface Claimed {
   readonly backends: readonly BackendReport[]
   /** As they are now. Absent from workers of an older version. */
   readonly controls?: Controls
+  /** The same of shifts: the estate does not change while a worker is being replaced. */
+  readonly shifts?: Shifts
 }

@@ -73,6 +73,9 @@ export type KnownBackends = Readonly<
   >
 >
 
+/** Purpose of a listening socket in a worker. */
+export type SocketRole = 'listener' | 'control' | 'admin' | 'agentCheck'
+
 /**
  * From the master to a worker. A worker receives `sockets` and `start`, then `serve` (backends and admin) and `accept`
  * (clients). It ends with `stop`, or with `pause`, `release` and `finish` when a successor takes over.
@@ -84,7 +87,7 @@ export type ToWorker =
    */
   | {
       readonly type: 'sockets'
-      readonly role: 'listener' | 'control' | 'admin'
+      readonly role: SocketRole
       readonly names: readonly string[]
     }
   | {
@@ -127,8 +130,8 @@ export type ToWorker =
     }
   /** All processes that the master runs for services with a `command`. Sent after each change. */
   | { readonly type: 'managed'; readonly processes: readonly ManagedReport[] }
-  /** All shifts in force. Sent after each change. */
-  | { readonly type: 'shifts'; readonly shifts: Shifts }
+  /** All shifts in force. Sent after each change, and answered with `shifted` once they apply. */
+  | { readonly type: 'shifts'; readonly shifts: Shifts; readonly ask: number }
   /** All keys for TLS session tickets. Sent after each change. */
   | { readonly type: 'tickets'; readonly tickets: TicketKeys }
   | { readonly type: 'serve' }
@@ -228,6 +231,8 @@ export type FromWorker =
       readonly service: string
       readonly target: ScaleTarget
     }
+  /** The answer to the `shifts` with this `ask`. */
+  | { readonly type: 'shifted'; readonly ask: number }
   | { readonly type: 'pong' }
 
 /** A connection that waits in one worker, as the next one gets it. */
@@ -255,6 +260,8 @@ export interface HeldClient {
    * older version closes it.
    */
   readonly peeked?: 'proxy' | 'content'
+  /** Such a connection has not passed the limits of its listener yet. A worker of an older version does not know it, and admits the connection. */
+  readonly unjudged?: boolean
   /**
    * Of a client whose state goes with it. Then `service` is empty and `protocol` is `tcp`: a worker of an older version, which cannot go on
    * with it, closes it without a byte.

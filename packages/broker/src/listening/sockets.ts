@@ -6,7 +6,7 @@ import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@
 import { adminListenError } from './admin-errors.ts'
 import type { Config, ListenerConfig } from '../config/config.ts'
 import { errnoOf } from '../config/error.ts'
-import { formatAddress } from '../config/address.ts'
+import { type Address, formatAddress } from '../config/address.ts'
 import { BrokerError } from '../errors.ts'
 import { makeFolder, unusable } from './runtime-folder.ts'
 
@@ -32,6 +32,8 @@ export interface ControlSocket {
 export interface Sockets {
   readonly listeners: ReadonlyMap<string, OwnedFd>
   readonly control: ControlSocket
+  /** For agent checks, if they are configured. */
+  readonly agentCheck?: OwnedFd | undefined
 }
 
 /**
@@ -46,7 +48,8 @@ export function openSockets(config: Config): Sockets {
     const control = openControl(config)
     try {
       for (const listener of config.listeners) listeners.set(listener.name, openListener(listener))
-      return { listeners, control }
+      const { agentCheck } = config
+      return { listeners, control, ...(agentCheck !== null && { agentCheck: openAgentCheck(agentCheck) }) }
     } catch (error) {
       unlinkSync(control.path)
       control.fd.close()
@@ -65,14 +68,22 @@ export function openListener({ name, listen }: Pick<ListenerConfig, 'name' | 'li
     // Accepted sockets inherit TCP_NODELAY, which saves a system call for each connection.
     return listenTcp({ host: listen.host, port: listen.port, backlog: BACKLOG, noDelay: true })
   } catch (error) {
-    throw new BrokerError(
-      'BATON_ERR_LISTEN',
-      `listener "${name}" on ${formatAddress(listen)}: ${reasonOf(error)}`,
-      {
-        cause: error,
-      },
-    )
+    throw listenError(`listener "${name}"`, listen, error)
   }
+}
+
+/** For the agent checks of load balancers. @throws {BrokerError} BATON_ERR_LISTEN, which names the key and the address */
+export function openAgentCheck(listen: Extract<Address, { kind: 'tcp' }>): OwnedFd {
+  try {
+    return listenTcp({ host: listen.host, port: listen.port })
+  } catch (error) {
+    throw listenError('agentCheck', listen, error)
+  }
+}
+
+function listenError(what: string, listen: Address, error: unknown): BrokerError {
+  const message = `${what} on ${formatAddress(listen)}: ${reasonOf(error)}`
+  return new BrokerError('BATON_ERR_LISTEN', message, { cause: error })
 }
 
 function openControl(config: Config): ControlSocket {

@@ -7,6 +7,7 @@ import { BrokerError } from '../errors.ts'
 import {
   modeOfSockets,
   openAdmin,
+  openAgentCheck,
   openInRuntimeDir,
   isServed,
   openListener,
@@ -40,6 +41,8 @@ interface ListeningSocketState {
 export interface ListeningSocketsState {
   readonly listeners: readonly (ListeningSocketState & { readonly name: string })[]
   readonly admin: ListeningSocketState
+  /** Absent if agent checks are not configured, and in the state of an older version. */
+  readonly agentCheck?: ListeningSocketState | undefined
   readonly control: number
   readonly operator: number
   /** Absent in the state of an older version. */
@@ -61,7 +64,8 @@ export interface SocketsChange {
 }
 
 /**
- * Every listening socket of a broker: one per listener, the admin server's, and two in `runtimeDir`, for backends and operators.
+ * Every listening socket of a broker: one per listener, the admin server's, that of agent checks, and two in `runtimeDir`, for backends and
+ * operators.
  * They outlive workers, and the program in a reload. Their single owner.
  */
 export class ListeningSockets {
@@ -71,6 +75,8 @@ export class ListeningSockets {
   readonly control: ListeningSocket
   /** Operators connect here. */
   readonly operator: ListeningSocket
+  /** Load balancers check here. */
+  readonly agentCheck: ListeningSocket | undefined
 
   /**
    * Opens all of them, or none. The caller holds the lock of `runtimeDir`. Sockets that match are taken from `given` instead.
@@ -109,7 +115,10 @@ export class ListeningSockets {
         listeners.set(listener.name, socket)
       }
       const admin = use(config.listeners.length, config.admin.listen, () => openAdmin(config))
-      return new ListeningSockets(listeners, admin, control, operator)
+      const { agentCheck: wanted } = config
+      const next = config.listeners.length + 1
+      const agentCheck = wanted === null ? undefined : use(next, wanted, () => openAgentCheck(wanted))
+      return new ListeningSockets(listeners, admin, control, operator, agentCheck)
     } catch (error) {
       for (const fd of opened) fd.close()
       removeSocket(controlPath(config))
@@ -126,6 +135,7 @@ export class ListeningSockets {
       inherited(state.admin),
       inRuntimeDir(state.control, controlPath(config), state.files?.control),
       inRuntimeDir(state.operator, operatorPath(config), state.files?.operator),
+      state.agentCheck && inherited(state.agentCheck),
     )
   }
 
@@ -134,17 +144,20 @@ export class ListeningSockets {
     admin: ListeningSocket,
     control: ListeningSocket,
     operator: ListeningSocket,
+    agentCheck: ListeningSocket | undefined,
   ) {
     this.listeners = listeners
     this.admin = admin
     this.control = control
     this.operator = operator
+    this.agentCheck = agentCheck
   }
 
   get state(): ListeningSocketsState {
     return {
       listeners: [...this.listeners].map(([name, socket]) => ({ ...socket, name, fd: socket.fd.fd })),
       admin: { ...this.admin, fd: this.admin.fd.fd },
+      ...(this.agentCheck && { agentCheck: { ...this.agentCheck, fd: this.agentCheck.fd.fd } }),
       control: this.control.fd.fd,
       operator: this.operator.fd.fd,
       files: { control: this.control.file, operator: this.operator.file },
@@ -176,12 +189,19 @@ export class ListeningSockets {
       }
       const same = formatAddress(this.admin.address) === formatAddress(config.admin.listen)
       const admin = same ? this.admin : open(openAdmin(config), config.admin.listen)
+      const { agentCheck: before } = this
+      const { agentCheck: wanted } = config
+      const isKept =
+        before !== undefined && wanted !== null && formatAddress(before.address) === formatAddress(wanted)
+      const opens = wanted === null ? undefined : () => open(openAgentCheck(wanted), wanted)
+      const agentCheck = isKept ? before : opens?.()
       return {
-        sockets: new ListeningSockets(listeners, admin, this.control, this.operator),
+        sockets: new ListeningSockets(listeners, admin, this.control, this.operator, agentCheck),
         removed: [...unused.keys()],
         commit: () => {
           for (const socket of unused.values()) release(socket)
           if (!same) release(this.admin)
+          if (before !== undefined && !isKept) release(before)
           prepareRuntimeDir(config)
           for (const path of [controlPath(config), operatorPath(config)])
             chmodSync(path, modeOfSockets(config))
@@ -197,7 +217,7 @@ export class ListeningSockets {
   /** These sockets and one more listener. Takes ownership of `fd`. */
   add(name: string, fd: OwnedFd, address: Address): ListeningSockets {
     const listeners = new Map([...this.listeners, [name, named(fd, address)]])
-    return new ListeningSockets(listeners, this.admin, this.control, this.operator)
+    return new ListeningSockets(listeners, this.admin, this.control, this.operator, this.agentCheck)
   }
 
   /** Those that clients and operators connect to, and that this broker has opened itself. */
@@ -205,6 +225,7 @@ export class ListeningSockets {
     const all = [
       ...[...this.listeners].map(([name, socket]) => ({ name, socket })),
       { name: 'admin', socket: this.admin },
+      ...(this.agentCheck === undefined ? [] : [{ name: 'agentCheck', socket: this.agentCheck }]),
     ]
     return all.flatMap(({ name, socket: { given, address, fd } }) =>
       given === true || fd.closed ? [] : [{ name, address, fd }],
@@ -224,6 +245,7 @@ export class ListeningSockets {
   close(isLeft = false): void {
     this.closeListeners(isLeft)
     release(this.admin, isLeft)
+    if (this.agentCheck !== undefined) release(this.agentCheck, isLeft)
     release(this.control)
     release(this.operator)
   }
@@ -237,8 +259,8 @@ export function operatorPath({ runtimeDir }: Pick<Config, 'runtimeDir'>): string
   return join(runtimeDir, 'master.sock')
 }
 
-/** The listeners in order, then the admin server. */
-export function wantedBy({ listeners, admin }: Config): WantedSocket[] {
+/** The listeners in order, then the admin server, then agent checks. */
+export function wantedBy({ listeners, admin, agentCheck }: Config): WantedSocket[] {
   return [
     ...listeners.map(({ name, listen }) => ({ name, address: listen })),
     {
@@ -247,6 +269,7 @@ export function wantedBy({ listeners, admin }: Config): WantedSocket[] {
       // As in the configuration, only loopback is allowed without a token.
       accepts: (bound) => admin.token !== null || isLoopback(bound),
     },
+    ...(agentCheck === null ? [] : [{ name: 'agentCheck', address: agentCheck }]),
   ]
 }
 

@@ -1,4 +1,12 @@
-import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/native-sendmsg'
+import {
+  dup,
+  lockFile,
+  NativeError,
+  OwnedFd,
+  Poller,
+  setCloseOnExec,
+  socketpair,
+} from '@baton/native-sendmsg'
 import type { Controls } from '../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import { extended, type History } from '../api/history.ts'
@@ -12,6 +20,7 @@ import { Fleet, type FleetOptions } from './fleet/fleet.ts'
 import { OutputKeeper, type OutputKeeperState } from '../log/kept/output-keeper.ts'
 import { Lifeline } from '../supervise/lifeline.ts'
 import { systemFleetOs } from './fleet/os.ts'
+import { AgentCheck } from '../listening/agent-check.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
 import { ManagerStore } from './systemd/manager-store.ts'
 import type { PassedSockets } from './systemd/socket-activation.ts'
@@ -22,9 +31,9 @@ import { AppRun, type RunState } from './run/app-run.ts'
 import { ReloadPreparation } from './reload/prepare.ts'
 import { brokerFacts } from './broker-facts.ts'
 import type { OperatorCommands } from './operator/commands.ts'
-import { answerText } from '../ipc/operator-protocol.ts'
+import { answerText, type CommandResult } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
-import { Shifts } from './shift/shifts.ts'
+import { type ShiftRequest, Shifts } from './shift/shifts.ts'
 import { TicketRotation, type TicketRotationState } from './tickets/ticket-rotation.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
@@ -129,6 +138,8 @@ export class Master {
   #decided: Promise<void> | undefined
   #stopped: Promise<void> | undefined
   #failure: CommandError | undefined
+  /** While backends finish. */
+  #agentCheck: AgentCheck | undefined
   /** Resolves when the master has stopped, for whatever reason. */
   readonly stopped: Promise<void>
   #ended!: () => void
@@ -583,6 +594,8 @@ export class Master {
     sockets.closeListeners(isLeft)
     // A backend may still take held clients, so the backends stop last.
     await this.#workerPool.stop(drainDeadline, isLeft)
+    // The worker has exited, and backends still finish.
+    if (!isLeft) this.#agentCheck = answerDraining(sockets)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
     await this.#output.end()
@@ -601,6 +614,7 @@ export class Master {
     this.#orphans.close()
     this.#notifier.close()
     this.#operator.close()
+    this.#agentCheck?.close()
     this.#activeConfig.close(isLeft)
     this.#sessionHandover.close()
     this.#lifeline.close()
@@ -612,7 +626,7 @@ export class Master {
   readonly #commanded: OperatorCommands = {
     status: () => this.#status(),
     deploy: (command) => this.#deployer.deploy(command),
-    shift: (request) => this.#shifts.request(request),
+    shift: (request) => this.#shift(request),
     scale: (command) => this.#scale(command),
     listen: async (request) => {
       await this.#decided
@@ -647,7 +661,8 @@ export class Master {
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'shift') {
       const { ask, shift, ...rest } = message
-      worker.send({ type: 'answer', ask, ...this.#shifts.request({ ...rest, shift: shift ?? undefined }) })
+      const request = { ...rest, shift: shift ?? undefined }
+      void this.#shift(request).then((result) => worker.send({ type: 'answer', ask, ...result }))
     }
     if (message.type === 'scale') void this.#answerScale(worker, message)
     if (message.type === 'reload') {
@@ -655,6 +670,12 @@ export class Master {
       const requester = { kind: 'worker', worker: worker.number, ask, by } as const
       this.#reloads.submit({ requester, session: undefined }, wait)
     }
+  }
+
+  async #shift(request: ShiftRequest): Promise<CommandResult> {
+    const result = this.#shifts.request(request)
+    await this.#workerPool.shifted()
+    return result
   }
 
   /** Backends of all workers. During a reload, a backend may be listed by two. */
@@ -712,6 +733,18 @@ export class Master {
 }
 
 type ScaleMessage = Extract<FromWorker, { type: 'scale' }>
+
+function answerDraining({ agentCheck }: ListeningSockets): AgentCheck | undefined {
+  if (agentCheck === undefined) return undefined
+  try {
+    const answering = new AgentCheck(dup(agentCheck.fd.fd), () => 'drain\n')
+    answering.start()
+    return answering
+  } catch (error) {
+    if (error instanceof NativeError) return undefined
+    throw error
+  }
+}
 
 /** Under `baton run`, everything ends with the command: nothing is kept. */
 function managerFacts(run: RunState | undefined, { socket, storeLimit }: Notifier) {

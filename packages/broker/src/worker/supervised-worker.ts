@@ -11,14 +11,20 @@ import {
 import type { Logger } from 'pino'
 import type { ScaleReply } from '../api/scale.ts'
 import type { ScaleTarget } from '../config/instances.ts'
-import type { Shift } from '../api/shift.ts'
+import type { Shift, Shifts } from '../api/shift.ts'
 import type { MasterStatus } from '../api/master-status.ts'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
-import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
+import {
+  type FromWorker,
+  type HeldClients,
+  type SocketRole,
+  type ToWorker,
+  WORKER_CHANNEL,
+} from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
 import { unpack, unpackConfig } from '../config/packed.ts'
@@ -75,10 +81,13 @@ export class SupervisedWorker {
   readonly #managed = new ManagedProcesses()
   #control: OwnedFd | undefined
   #admin: OwnedFd | undefined
+  #agentCheck: OwnedFd | undefined
   #worker: ReplaceableWorker | undefined
   #copier: Copier | undefined
   #config: Config | undefined
   #drainDeadline = 0
+  /** Those in force. */
+  #shifts: Shifts = {}
   readonly #pendingRequests = new Map<number, Ask>()
   /** Pending until each predecessor has sent its last client. */
   readonly #predecessors = new Set<Promise<void>>()
@@ -171,7 +180,7 @@ export class SupervisedWorker {
       case 'start':
         return this.#start(message)
       case 'shifts':
-        return this.#worker?.shift(message.shifts)
+        return this.#shift(message)
       case 'tickets':
         return this.#worker?.useTickets(message.tickets)
       case 'serve':
@@ -221,13 +230,14 @@ export class SupervisedWorker {
   }
 
   /** Takes all sockets before the start; afterwards, sockets whose files were recreated. */
-  #take(role: 'listener' | 'control' | 'admin', names: readonly string[], fds: readonly OwnedFd[]): void {
+  #take(role: SocketRole, names: readonly string[], fds: readonly OwnedFd[]): void {
     if (this.#worker !== undefined) {
       for (const [index, fd] of fds.entries()) this.#worker.replaceSocket(role, names[index], fd)
       return
     }
     if (role === 'control') this.#control = fds[0]
     else if (role === 'admin') this.#admin = fds[0]
+    else if (role === 'agentCheck') this.#agentCheck = fds[0]
     else for (const [index, name] of names.entries()) this.#listeners.set(name, fds[index] as OwnedFd)
   }
 
@@ -249,9 +259,14 @@ export class SupervisedWorker {
   }: Extract<ToWorker, { type: 'start' }>): Promise<void> {
     const config = unpackConfig(packed)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
-    const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
+    const sockets: Sockets = {
+      listeners: this.#listeners,
+      control: { fd: this.#control, ...control },
+      agentCheck: this.#agentCheck,
+    }
     this.#config = config
     this.#drainDeadline = longestDrainDeadline(config)
+    this.#shifts = shifts
     this.#worker = createWorker(config, this.#logger, {
       sockets,
       admin: this.#admin,
@@ -290,6 +305,12 @@ export class SupervisedWorker {
     setImmediate(() => {
       this.#worker?.administer().catch((error: unknown) => this.#fail(error))
     })
+  }
+
+  #shift({ shifts, ask }: Extract<ToWorker, { type: 'shifts' }>): void {
+    this.#shifts = shifts
+    this.#worker?.shift(shifts)
+    this.#channel.send({ type: 'shifted', ask })
   }
 
   #followLog(file: OwnedFd): void {
@@ -369,7 +390,7 @@ export class SupervisedWorker {
           const { service, protocol } = client.resume ?? client
           const listener = this.#listenerNamed(client.listener, protocol)
           const id = ulidToBytes(client.id)
-          const { proxied, routed, peeked } = client
+          const { proxied, routed, peeked, unjudged } = client
           if (client.idleFor !== undefined) {
             const idleUntil =
               client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
@@ -387,6 +408,7 @@ export class SupervisedWorker {
             acceptedAt: client.acceptedAt - monotonic() + performance.now(),
             ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
             ...(peeked !== undefined && { peeked }),
+            ...(unjudged !== undefined && { unjudged }),
             proxied,
             routed,
             ...(client.resume !== undefined &&
@@ -587,6 +609,7 @@ export class SupervisedWorker {
           snapshot,
           backends,
           controls: worker.controls,
+          shifts: this.#shifts,
         },
         theirs,
       )

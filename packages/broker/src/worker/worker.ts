@@ -3,11 +3,12 @@ import { localAddress, type OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { ulid } from 'ulid'
 import { LateAdmin } from './admin/late-admin.ts'
+import { HostState } from './agent-check/host-state.ts'
 import { outputFolder } from '../log/kept/files.ts'
 import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
 import type { Control, Controls } from '../ipc/controls.ts'
-import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
+import type { BackendReport, KnownBackends, SocketRole } from '../ipc/messages.ts'
 import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
 import { drainDeadlineOf } from '../config/service-rules.ts'
 import { type Address, formatAddress } from '../config/address.ts'
@@ -42,9 +43,13 @@ import { monotonic } from './copies/held-client.ts'
 import { noKeeper } from './copies/keeper.ts'
 import { fieldsOf, type Successor, type Waiting } from './service/hand-over.ts'
 import { Service } from './service/service.ts'
+import { AgentCheck } from '../listening/agent-check.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { backendReports, connectionCount, countedOf, serviceStatus } from './view.ts'
+
+/** How long agent checks wait for backends of a predecessor to register, in ms: as a reload does. */
+const RETURN_TIMEOUT_MS = 2000
 
 export interface WorkerOptions {
   readonly logger: Logger
@@ -156,7 +161,7 @@ export interface ReplaceableWorker extends Worker {
   /** Adds a listener, and its service if that is new. Owns `fd`. */
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
   /** A socket's file was recreated; also accepts on the new socket `fd`. Owns `fd`. */
-  replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void
+  replaceSocket(role: SocketRole, name: string | undefined, fd: OwnedFd): void
   /** Drains the backend with this ULID, and all that descend from the managed process with it. `deadline`: milliseconds. */
   drainBackend(service: string, backend: string, deadline: number): void
   /** An operator has paused a service, resumed it, or changed its maintenance, at another worker. */
@@ -421,6 +426,10 @@ export function createWorker(
     return [...(services.get(service)?.links ?? [])].filter(({ identity }) => identity.ulid === backend)
   }
 
+  function isRegistered(backend: string): boolean {
+    return [...services.keys()].some((service) => linksOf(service, backend).length > 0)
+  }
+
   function deadlineOf(service: string): number {
     return drainDeadlineOf(services.get(service)?.config ?? { drainDeadline: null }, config)
   }
@@ -439,6 +448,11 @@ export function createWorker(
     const { fd } = sockets.control
     return !fd.closed && sharedReserve().isReachedNow(fd.fd)
   }
+  const hostState = new HostState(
+    { isDraining: () => state === 'draining', services: () => services.values() },
+    logger,
+  )
+  const agentCheck = sockets.agentCheck && new AgentCheck(sockets.agentCheck, () => hostState.answer())
   const admin = new LateAdmin({ config, view, logger, socket: given.admin, pressed })
   let adminAddress: string | undefined
   let closing: Promise<void> | undefined
@@ -446,6 +460,7 @@ export function createWorker(
   const shut = async () => {
     registry.close()
     controls.close()
+    agentCheck?.close()
     const closed = [...services.values()].map((service) => service.close())
     // After them: connections that were parked may be routed again.
     doorways.close()
@@ -517,6 +532,7 @@ export function createWorker(
       await admin.load()
     },
     async serve(administers = true) {
+      hostState.thaw()
       if (adminAddress === undefined) {
         if (administers) adminAddress = formatAddress((await admin.listen()).address)
         else adminAddress = addressBound(config.admin.listen, given.admin)
@@ -530,12 +546,17 @@ export function createWorker(
     accept() {
       accepts = true
       for (const listener of listeners) listener.start(poller)
+      // Without the backends of a predecessor, it would have to answer `down`.
+      const known = Object.keys(given.known ?? {})
+      const areBack = () => known.every((backend) => isRegistered(backend))
+      agentCheck?.startWhen(areBack, RETURN_TIMEOUT_MS)
       logger.info(
         {
           broker: id,
           version: BROKER_VERSION,
           listeners: Object.fromEntries(listeners.map(({ name, address }) => [name, address])),
           admin: adminAddress,
+          ...(agentCheck && { agentCheck: agentCheck.address }),
           control: sockets.control.path,
           readiness: poller.readiness.by,
           ...(poller.readiness.by === 'thread' && { noRing: poller.readiness.reason }),
@@ -544,7 +565,10 @@ export function createWorker(
       )
     },
     pause: () => registry.pause(),
-    askToReconnect: (reason) => registry.askToReconnect(reason),
+    askToReconnect(reason) {
+      hostState.freeze()
+      registry.askToReconnect(reason)
+    },
     withdraw(reason) {
       registry.askToReconnect(reason)
       registry.close()
@@ -557,6 +581,7 @@ export function createWorker(
         if (removed.includes(listener.name)) listener.close()
         else listener.closeCopy()
       }
+      agentCheck?.close()
       handOver(successor)
       const stopped = admin.drain()
       // Clients of the event stream reconnect, and reach the successor.

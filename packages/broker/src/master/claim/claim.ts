@@ -74,7 +74,7 @@ function isAlive(pid: number): boolean {
 }
 
 function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
-  const { version, pid, started, snapshot, backends, controls } = claimed
+  const { version, pid, started, snapshot, backends, controls, shifts } = claimed
   if (version !== CLAIM_VERSION) {
     // Closing its channel leaves it unclaimed.
     for (const fd of fds) fd.close()
@@ -86,7 +86,11 @@ function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
   const estate = claimed.estate as Estate
   const [channel, ...sockets] = fds
   return {
-    estate: { ...withDescriptors(estate, sockets), ...(controls && { controls }) },
+    estate: {
+      ...withDescriptors(estate, sockets),
+      ...(controls && { controls }),
+      ...(shifts && { shifts }),
+    },
     worker: {
       number: estate.started,
       pid,

@@ -20,7 +20,8 @@ import type { OperatorSession } from '../../ipc/operator-session.ts'
 export interface OperatorCommands {
   status(): unknown
   deploy(command: DeployCommand): Promise<CommandResult>
-  shift(request: ShiftRequest): CommandResult
+  /** Resolves once the serving worker applies it. */
+  shift(request: ShiftRequest): Promise<CommandResult>
   scale(command: ScaleCommand): Promise<ScaleAnswer>
   listen(request: PortRequest): Promise<CommandResult>
   /** Answers the session itself, from this program or the next one. Refused during another operation unless it may wait. */
@@ -79,7 +80,7 @@ export function runCommand(
   }
   if (command === 'shift') {
     const request = shiftRequest(words, options, session.peer)
-    return typeof request === 'string' ? refuse(request) : reply(session, master.shift(request))
+    return typeof request === 'string' ? refuse(request) : void answerWith(session, master.shift(request))
   }
   if (command === 'listen') {
     const request = portRequest(options)

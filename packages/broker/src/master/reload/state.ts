@@ -93,6 +93,7 @@ export function descriptorsOf(state: MasterState): number[] {
     sockets.control,
     sockets.operator,
     sockets.admin.fd,
+    ...(sockets.agentCheck === undefined ? [] : [sockets.agentCheck.fd]),
     ...sockets.listeners.map(({ fd }) => fd),
     ...[...workers, ...(spare === undefined ? [] : [spare])].flatMap(({ channel, stderr }) =>
       stderr === null ? [channel] : [channel, stderr],

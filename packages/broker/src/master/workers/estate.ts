@@ -62,6 +62,7 @@ export function estateOf(
     state.operator,
     state.control,
     state.admin.fd,
+    ...(state.agentCheck === undefined ? [] : [state.agentCheck.fd]),
     ...state.listeners.map(({ fd }) => fd),
     ...rest.lifeline,
   ]
@@ -126,6 +127,9 @@ export function withDescriptors(estate: Estate, fds: readonly OwnedFd[]): Estate
       operator: here(sockets.operator),
       control: here(sockets.control),
       admin: { ...sockets.admin, fd: here(sockets.admin.fd) },
+      ...(sockets.agentCheck && {
+        agentCheck: { ...sockets.agentCheck, fd: here(sockets.agentCheck.fd) },
+      }),
       listeners: sockets.listeners.map((listener) => ({ ...listener, fd: here(listener.fd) })),
     },
     lifeline: [here(lifeline[0]), here(lifeline[1])],

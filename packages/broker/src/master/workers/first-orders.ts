@@ -52,6 +52,9 @@ export function sendFirstOrders(
   }
   worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd.fd])
   worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
+  const { agentCheck } = sockets
+  if (agentCheck !== undefined)
+    worker.send({ type: 'sockets', role: 'agentCheck', names: [] }, [agentCheck.fd.fd])
   worker.send({
     type: 'start',
     config: packConfig(config),

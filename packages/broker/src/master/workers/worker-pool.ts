@@ -77,6 +77,8 @@ export class WorkerPool {
   #started: number
   /** Failed starts in a row. */
   #failedStarts = 0
+  /** How often shifts were sent. */
+  #shiftsSent = 0
   #stopping = false
   /** Connections that wait are left to the next start. */
   #isLeaving = false
@@ -330,8 +332,16 @@ export class WorkerPool {
   /** Sends the shifts in force to the workers, after a change. */
   sendShifts(): void {
     const shifts = this.#host.shifts()
-    for (const worker of this.#workers) worker.send({ type: 'shifts', shifts })
+    const ask = ++this.#shiftsSent
+    for (const worker of this.#workers) worker.send({ type: 'shifts', shifts, ask })
     this.sendEstate()
+  }
+
+  /** Resolves when the serving worker applies what was sent last; if it hangs, or is of an older version, after the worker timeout. */
+  async shifted(): Promise<void> {
+    const [worker, ask] = [this.#current, this.#shiftsSent]
+    if (worker === undefined) return
+    await this.#conditions.until(() => !worker.alive || worker.shifted >= ask, this.#workerTimeout)
   }
 
   /**

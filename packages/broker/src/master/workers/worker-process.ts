@@ -85,6 +85,8 @@ export class WorkerProcess {
   backends: readonly BackendReport[] = []
   /** Open connections of its backends, and its own. */
   connections = 0
+  /** The last `shifts` that it has applied, by its number. */
+  shifted = 0
   messagesReceived = 0
   /** Whether it is known to answer pings: it was built by this program, or has answered one. Workers of older versions do not. */
   answers = false
@@ -253,6 +255,7 @@ export class WorkerProcess {
     if (message.type === 'ready') this.ready = true
     else if (message.type === 'failed') this.failure = `${message.message} (${message.code})`
     else if (message.type === 'listens') this.listeners.add(message.listener)
+    else if (message.type === 'shifted') this.shifted = message.ask
     else if (message.type === 'backends') {
       this.backends = message.backends
       this.connections = message.connections ?? 0

@@ -46,6 +46,8 @@ export interface ClientConnection {
   routed?: Routed | undefined
   /** Of a connection that moves to another worker before its service is chosen: what it has to show next. */
   peeked?: 'proxy' | 'content' | undefined
+  /** Of such a connection: its listener's limits do not admit it yet, because open connections were being counted. */
+  unjudged?: boolean | undefined
 }
 
 /** The client's address: behind a load balancer, what its PROXY header says. */
@@ -85,6 +87,7 @@ export class AcceptedClient implements ClientConnection {
   proxied?: Proxied | undefined
   routed?: Routed | undefined
   peeked?: 'proxy' | 'content' | undefined
+  unjudged?: boolean | undefined
   #id: Buffer | undefined
 
   /** Owns `fd`. */
@@ -160,6 +163,7 @@ export class InheritedClient implements ClientConnection {
   proxied?: Proxied | undefined
   routed?: Routed | undefined
   peeked?: 'proxy' | 'content' | undefined
+  unjudged?: boolean | undefined
 
   /** Owns `fd`. */
   constructor(
@@ -176,6 +180,7 @@ export class InheritedClient implements ClientConnection {
       proxied,
       routed,
       peeked,
+      unjudged,
     }: Omit<ClientConnection, 'fd' | 'tried' | 'pressedSince'>,
   ) {
     this.order = order
@@ -190,5 +195,6 @@ export class InheritedClient implements ClientConnection {
     if (proxied !== undefined) this.proxied = proxied
     if (routed !== undefined) this.routed = routed
     if (peeked !== undefined) this.peeked = peeked
+    if (unjudged !== undefined) this.unjudged = unjudged
   }
 }

@@ -30,6 +30,7 @@ export function heldClient(service: string, connection: Waiting): HeldClient {
     acceptedAt: isIdle ? monotonic() : monotonic() - (performance.now() - connection.acceptedAt),
     ...('handedBack' in connection && { handedBack: connection.handedBack }),
     ...('peeked' in connection && connection.peeked && { peeked: connection.peeked }),
+    ...('unjudged' in connection && connection.unjudged && { unjudged: true }),
     ...(connection.proxied && { proxied: connection.proxied }),
     ...('routed' in connection && connection.routed && { routed: connection.routed }),
     ...(idleFor !== undefined && { idleFor: Number.isFinite(idleFor) ? idleFor : null }),

@@ -134,13 +134,16 @@ export class Doorway {
   /** A connection of a predecessor's doorway. */
   inherit(connection: ClientConnection, stage: Stage): void {
     const here = this.#config.proxyProtocol === null ? 'content' : stage
-    this.#enter(connection, here, connection.acceptedAt, stage === 'content')
+    const isAdmitted = stage === 'content' && connection.unjudged !== true
+    connection.unjudged = undefined
+    this.#enter(connection, here, connection.acceptedAt, isAdmitted)
   }
 
   /** All of them, with their stage in `peeked`; they are not watched any longer. */
   take(): ClientConnection[] {
     const all = [...this.#waiting]
     for (const waiting of all) {
+      if (this.#uncounted.has(waiting)) waiting.connection.unjudged = true
       this.#leave(waiting)
       waiting.connection.peeked = waiting.stage
     }

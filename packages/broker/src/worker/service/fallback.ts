@@ -97,6 +97,14 @@ export class Fallback {
     return this.held.size + this.heldForCertain.size
   }
 
+  /** When the client arrived that was held first; undefined if none is held. */
+  get heldSince(): number | undefined {
+    const [first] = this.held.connections()
+    const [certain] = this.heldForCertain.connections()
+    if (first === undefined || certain === undefined) return (first ?? certain)?.acceptedAt
+    return Math.min(first.acceptedAt, certain.acceptedAt)
+  }
+
   /** Orders of operators that apply. */
   get control(): Control {
     return this.#control

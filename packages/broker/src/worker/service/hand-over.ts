@@ -151,7 +151,8 @@ function withDescriptor({ listener, id, idleUntil, proxied, record }: ParkedClie
 
 /** One by one: the id of an accepted client is made on first use. */
 export function fieldsOf(connection: ClientConnection) {
-  const { order, listener, peer, id, acceptedAt, handedBack, record, proxied, routed, peeked } = connection
+  const { order, listener, peer, id, acceptedAt, handedBack, record, proxied, routed, peeked, unjudged } =
+    connection
   return {
     order,
     listener,
@@ -163,5 +164,6 @@ export function fieldsOf(connection: ClientConnection) {
     routed,
     ...(handedBack !== undefined && { handedBack }),
     ...(peeked !== undefined && { peeked }),
+    ...(unjudged !== undefined && { unjudged }),
   }
 }

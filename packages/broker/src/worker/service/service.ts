@@ -34,6 +34,7 @@ import { Relays } from '../relay/relays.ts'
 import { Rebalancer } from '../resume/rebalancer.ts'
 import { Resuming } from '../resume/resuming.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
+import type { Capacity } from '../agent-check/answer.ts'
 import { type HandoffCandidate, handoffCandidates, inOrder, markTried } from './candidates.ts'
 import { Fallback } from './fallback.ts'
 import { HandOver, type Successor, type Waiting } from './hand-over.ts'
@@ -188,6 +189,22 @@ export class Service implements LinkHost, UpstreamHost {
 
   get held(): number {
     return this.#fallback.size
+  }
+
+  /** Its state for agent checks. */
+  get capacity(): Capacity {
+    const { instances, command, holdTimeout, upstreams } = this.config
+    const states = [...this.#links.values()].map(({ eligibility }) => eligibility.state)
+    const since = this.#fallback.heldSince
+    return {
+      service: this.name,
+      ready: states.filter((state) => state === 'ready').length,
+      // Of backends that Baton does not start, only those are known that have registered.
+      expected: command === null ? states.filter((state) => state !== 'draining').length : instances,
+      relays: upstreams.length > 0,
+      heldFor: since === undefined ? 0 : Math.max(0, this.#os.now() - since),
+      holdTimeout,
+    }
   }
 
   /** @param shift undefined: all backends are chosen alike again */
