@@ -411,6 +411,7 @@ void t.test(
     })
     const untimely: Frame[] = [
       { type: 'rebalance', count: 1 },
+      { type: 'ticket_keys', keys: [Buffer.alloc(48).toString('base64')] },
       { type: 'taken', sequences: [1] },
       { type: 'given_back', entries: [{ sequence: 1, reason: 'NoTaker' }] },
       { type: 'settled', entries: [{ sequence: 1, outcome: 'ended' }] },
