@@ -9,6 +9,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   'errors.ts': [],
   'version.ts': [],
   'package-files.ts': [],
+  'node-http.ts': [],
   'exit-codes.ts': [],
   'early-signals.ts': [],
   'signals.ts': [],
@@ -43,6 +44,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'listening',
     'log',
     'metrics',
+    'node-http.ts',
     'package-files.ts',
     'signals.ts',
     'supervise',
@@ -58,8 +60,10 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'ipc',
     'listening/runtime-folder.ts',
     'log',
+    'master/early-worker.ts',
     'master/main.ts',
     'metrics',
+    'node-http.ts',
     'package-files.ts',
     'programs.ts',
     'supervise',
@@ -67,7 +71,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   ],
   // Entry points: for apps that embed a worker, and for `baton check`, which loads what a reload would execute.
   'index.ts': ['config', 'errors.ts', 'worker/worker.ts'],
-  'programs.ts': ['master/main.ts', 'worker/supervised-worker.ts'],
+  'programs.ts': ['master/main.ts', 'worker/admin/server.ts', 'worker/supervised-worker.ts'],
 }
 
 /** A connection's path through a worker, and the reporting along it. Each room imports only the ones after it. */

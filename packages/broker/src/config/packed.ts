@@ -16,9 +16,7 @@ export function packConfig(config: Config): Packed {
 }
 
 export function unpackConfig(packed: Packed): Config {
-  const config = unpack<Config & { admin: { token: unknown }; security: { registrationSecret: unknown } }>(
-    packed,
-  )
+  const config = unpack(packed) as Config & { admin: { token: unknown }; security: { registrationSecret: unknown } }
   const { admin, security } = config
   return {
     ...config,
@@ -32,8 +30,8 @@ export function pack(value: unknown): Packed {
   return serialize(value).toString('base64')
 }
 
-export function unpack<T>(packed: Packed): T {
-  return deserialize(Buffer.from(packed, 'base64')) as T
+export function unpack(packed: Packed): unknown {
+  return deserialize(Buffer.from(packed, 'base64'))
 }
 
 function secret(text: unknown): Secret | null {

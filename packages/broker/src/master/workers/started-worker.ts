@@ -27,7 +27,7 @@ export class StartedWorker {
   readonly #child: Child
   readonly #channel: OwnedFd
   #events: ChildEvents | undefined
-  /** What came before there was anyone to tell. */
+  /** Output from before the call of `take`. */
   readonly #chunks: Buffer[] = []
   #exit: ProcessExit | undefined
 

@@ -1,7 +1,7 @@
-import type { LogFormat } from '../../log/logger.ts'
-import { InstalledProgram } from '../reload/installed-program.ts'
-import { STATE_VARIABLE } from '../reload/state.ts'
-import { StartedWorker } from './started-worker.ts'
+import type { LogFormat } from '../log/logger.ts'
+import { InstalledProgram } from './reload/installed-program.ts'
+import { STATE_VARIABLE } from './reload/state.ts'
+import { StartedWorker } from './workers/started-worker.ts'
 
 let early: StartedWorker | undefined
 
@@ -10,7 +10,7 @@ let early: StartedWorker | undefined
  * happens: the master tries again, and has a log to report it.
  */
 export function startEarlyWorker(format: LogFormat): void {
-  // What the service manager or the program before this one has passed is not close-on-exec yet.
+  // Descriptors from the service manager or the program before this one are not close-on-exec yet.
   if (process.env['LISTEN_FDS'] !== undefined || process.env[STATE_VARIABLE] !== undefined) return
   try {
     early ??= StartedWorker.start(InstalledProgram.ofProcess().nodeForWorker(0), format)
