@@ -67,6 +67,11 @@ void t.test('more instances, and fewer, under load', { timeout: LIMIT }, async (
   await events.event('change', ({ kind, to }) => kind === 'scale' && to === '4', 'the scale')
   t.ok((await baton('status')).out.includes('web is scaled to 4; the configuration says 2'))
 
+  await load.stop()
+  await broker.until(
+    ({ services }) => services[0]?.backends.every((backend) => backend.load === 0) === true,
+    'no connection is left',
+  )
   const kept = await Promise.all(
     Array.from({ length: 8 }, () => Client.open(t, { host: '127.0.0.1', port: broker.port() })),
   )
@@ -74,6 +79,7 @@ void t.test('more instances, and fewer, under load', { timeout: LIMIT }, async (
     (await Promise.all(kept.map((client) => client.get()))).map(({ headers }) => headers['x-pid']),
   )
   t.equal(pids.size, 4, 'every instance has some of them')
+  const more = new PacedClients(t, broker.port(), 50)
   const down = await baton('scale', 'web', '-3', '--json')
   t.equal(down.out.length, 1)
   t.same(JSON.parse(down.out[0] ?? ''), {
@@ -93,9 +99,10 @@ void t.test('more instances, and fewer, under load', { timeout: LIMIT }, async (
   })
   t.match(await baton('scale', 'web', '+1'), { code: 0 })
   t.notMatch((await baton('status')).out.join('\n'), 'scaled', 'it is what the configuration says')
-  await load.stop()
+  await more.stop()
   t.ok(load.answers > 0)
-  t.same(load.failures, [])
+  t.ok(more.answers > 0)
+  t.same([...load.failures, ...more.failures], [])
   for (const client of kept) client.socket.destroy()
 })
 

@@ -234,3 +234,21 @@ void t.test('at an age, and at the times of a cron expression', async (t) => {
     text: 'web.1 is being replaced: restartEvery is */10 * * * *',
   })
 })
+
+void t.test('the oldest first, so that each has its turn', async (t) => {
+  const scene = await Scene.begin(t, { instances: 2, restartEvery: '* * * * * *' })
+  const [one, two] = scene.os.processes as [VirtualProcess, VirtualProcess]
+  scene.os.advance(2000)
+  for (const former of [one, two]) {
+    scene.look()
+    scene.takeOver()
+    scene.leave(former)
+    scene.os.advance(2000)
+  }
+  t.notOk(one.running)
+  t.notOk(two.running)
+  t.match(
+    scene.changes.filter(({ text }) => text.endsWith('was replaced')).map(({ text }) => text),
+    ['web.1 was replaced', 'web.2 was replaced'],
+  )
+})

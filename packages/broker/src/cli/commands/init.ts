@@ -1,6 +1,5 @@
 import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline/promises'
 import { errnoOf } from '../../config/error.ts'
 import { CommandError, DONE } from '../../exit-codes.ts'
 import { DEFAULT_CONFIG, type Command } from '../command.ts'
@@ -104,6 +103,7 @@ async function checkAddress(text: string): Promise<void> {
 
 async function ask({ command, listen }: Answers): Promise<Answers> {
   const { parseAddress } = await import('../../config/address.ts')
+  const { createInterface } = await import('node:readline/promises')
   const lines = createInterface({ input: process.stdin, output: process.stdout })
   try {
     const start = (await lines.question(`Command that starts the app (${command.join(' ')}): `)).trim()

@@ -76,6 +76,8 @@ export class Upkeep {
   readonly #timer: NodeJS.Timeout
   #running: Replacement | undefined
   #hasLooked = false
+  /** The service that comes first: one after the other, so that none that is always due keeps the others from it. */
+  #turn = 0
 
   private constructor(parts: UpkeepParts, kept: readonly Kept[]) {
     this.#parts = parts
@@ -100,13 +102,19 @@ export class Upkeep {
 
   /** Looks at every process, and begins what is due. */
   look(): void {
-    for (const kept of this.#kept) {
+    const { length } = this.#kept
+    const first = this.#turn
+    for (let at = 0; at < length; at++) {
+      const index = (first + at) % length
+      const kept = this.#kept[index] as Kept
       const service = this.#parts.fleet.service(kept.config.name)
       if (service === undefined) continue
       const due = this.#due(kept, service)
       // The processes that were replaced before are gone, and there is room for another one.
       const isBusy = this.#parts.operationLock.activity !== undefined || service.isChanging
-      if (due !== undefined && !isBusy) this.#replace(kept, service, due)
+      if (due === undefined || isBusy) continue
+      this.#replace(kept, service, due)
+      this.#turn = index + 1
     }
     this.#hasLooked = true
   }
@@ -116,9 +124,11 @@ export class Upkeep {
     this.#running?.displace()
   }
 
+  /** The oldest process that is due. */
   #due(kept: Kept, service: ManagedService): Due | undefined {
     const now = this.#clock.now()
     let due: Due | undefined
+    let oldest = Number.POSITIVE_INFINITY
     for (const number of service.numbers) {
       const process = service.instance(number)?.process
       if (process === undefined) continue
@@ -130,10 +140,13 @@ export class Upkeep {
         readySince: !ready ? undefined : this.#hasLooked ? now : process.identity.startedAt,
       })
       const setbacks = kept.setbacks.get(number) ?? NO_SETBACKS
-      if (!ready || now < setbacks.until) continue
-      if (why !== undefined && now >= kept.pausedUntil) due ??= { number, reason: 'memory', why }
-      const time = this.#timeIsUp(kept, process.identity.since)
-      if (time !== undefined) due ??= { number, reason: 'schedule', why: time }
+      const { startedAt, since } = process.identity
+      if (!ready || now < setbacks.until || startedAt >= oldest) continue
+      const time = this.#timeIsUp(kept, since)
+      if (why !== undefined && now >= kept.pausedUntil) due = { number, reason: 'memory', why }
+      else if (time !== undefined) due = { number, reason: 'schedule', why: time }
+      else continue
+      oldest = startedAt
     }
     return due
   }
