@@ -75,7 +75,7 @@ async function talk() {
       answered += 1
       heard = performance.now()
       totals.messages += 1
-      if (data.toString('utf8') !== `${answered} m${answered}`) totals.wrong += 1
+      if (Buffer.from(data).toString() !== `${answered} m${answered}`) totals.wrong += 1
     })
     await Promise.race([new Promise((resolve) => ws.once('open', resolve)), end])
     if (ws.readyState === WebSocket.OPEN) totals.handshakes += 1

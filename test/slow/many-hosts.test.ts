@@ -122,7 +122,7 @@ frontend public
   bind 127.0.0.1:3000
   default_backend hosts
 backend hosts
-  balance leastconn
+  balance roundrobin
   option httpchk GET /readyz
   http-check expect status 200
   http-request disable-l7-retry unless METH_GET
