@@ -16,7 +16,10 @@ export function packConfig(config: Config): Packed {
 }
 
 export function unpackConfig(packed: Packed): Config {
-  const config = unpack(packed) as Config & { admin: { token: unknown }; security: { registrationSecret: unknown } }
+  const config = unpack(packed) as Config & {
+    admin: { token: unknown }
+    security: { registrationSecret: unknown }
+  }
   const { admin, security } = config
   return {
     ...config,

@@ -36,7 +36,10 @@ export function keptOutputOf<T extends object>(
   {
     services,
     keepOutput,
-  }: { readonly services: ReadonlyMap<string, { readonly keepOutput: T | 'off' | null }>; readonly keepOutput: T | 'off' },
+  }: {
+    readonly services: ReadonlyMap<string, { readonly keepOutput: T | 'off' | null }>
+    readonly keepOutput: T | 'off'
+  },
   service: string,
 ): T | undefined {
   const config = services.get(service)

@@ -211,7 +211,10 @@ export class SupervisedWorker {
       case 'changed':
         return this.#worker?.announce(message.change)
       case 'listen': {
-        const { listener, service } = unpack(message.parts) as { listener: ListenerConfig; service: ServiceConfig }
+        const { listener, service } = unpack(message.parts) as {
+          listener: ListenerConfig
+          service: ServiceConfig
+        }
         this.#worker?.listen(listener, fds[0] as OwnedFd, service)
         return this.#channel.send({ type: 'listens', listener: listener.name })
       }

@@ -15,7 +15,7 @@ export const scale: Command = {
   signed: true,
   summary: 'change the number of instances of a service',
   details: [
-    'Runs N instances of a service that has a command, or with +N or -N as many more or fewer. New ones start, and must be ready for',
+    'Runs N instances of a service that has a command, or with +N as many more. New ones start, and must be ready for',
     'minHealthy; if one of them fails, all new ones end, and the exit code is 1. Surplus ones, those with the highest numbers, are',
     'drained and stopped, and their idle and movable connections go to the others. In force over reloads and deaths, until a reload',
     'finds another number of `instances` in the configuration. Returns when it is done.',
