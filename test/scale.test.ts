@@ -72,12 +72,14 @@ void t.test('more instances, and fewer, under load', { timeout: LIMIT }, async (
     ({ services }) => services[0]?.backends.every((backend) => backend.load === 0) === true,
     'no connection is left',
   )
-  const kept = await Promise.all(
-    Array.from({ length: 8 }, () => Client.open(t, { host: '127.0.0.1', port: broker.port() })),
-  )
-  const pids = new Set(
-    (await Promise.all(kept.map((client) => client.get()))).map(({ headers }) => headers['x-pid']),
-  )
+  // Clients that come one after the other may go to one instance for a while.
+  const kept: Client[] = []
+  const pids = new Set()
+  while (pids.size < 4 && kept.length < 400) {
+    const client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
+    kept.push(client)
+    pids.add((await client.get()).headers['x-pid'])
+  }
   t.equal(pids.size, 4, 'every instance has some of them')
   const more = new PacedClients(t, broker.port(), 50)
   const down = await baton('scale', 'web', '1', '--json')
@@ -148,7 +150,7 @@ void t.test('what is refused changes nothing', { timeout: LIMIT }, async (t) => 
   t.match(await batonProcess(t, ['scale', 'web', '-7', '--config', file]), {
     code: 2,
     out: [],
-    err: [/not -5/],
+    err: [/"-7": expected a number/],
   })
   t.match(await baton('scale', 'web'), { code: 2, err: ['baton: scale needs N'] })
   t.same(await instances(t), ['web.1', 'web.2'])

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 export const MARK = 'TEST_FILE'
 
 /**
- * @param {string} value the mark's whole value, or its beginning
+ * @param {string} value the mark's whole value, or the run
  * @returns {{ pid: number, command: string }[]} processes with this mark, except zombies and this process
  */
 export function processesOf(value) {
@@ -17,7 +17,10 @@ export function processesOf(value) {
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
     .flatMap((pid) => {
       const variables = read(`/proc/${pid}/environ`).split('\0')
-      if (!variables.some((variable) => variable.startsWith(`${MARK}=${value}`))) return []
+      // Not by its beginning: file 1 of a run would end the processes of file 10.
+      const isMarked = (variable) =>
+        variable === `${MARK}=${value}` || variable.startsWith(`${MARK}=${value}.`)
+      if (!variables.some(isMarked)) return []
       return { pid: Number(pid), command: read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() }
     })
 }

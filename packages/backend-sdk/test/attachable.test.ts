@@ -100,7 +100,7 @@ void t.test('values that are not servers are refused by name, with what to pass 
   for (const [what, value, says] of given) {
     const error = refusal(value)
     t.match(error, { name: 'AttachError', code: 'BATON_ERR_NOT_A_SERVER', message: says }, what)
-    t.match(error.message, /^attach\(\) needs an http, https, http2, tls or net server/)
+    t.match(error.message, /^attach\(\) needs an http, https, http2, tls, net or gRPC server/)
   }
   t.doesNotThrow(() => attachServer(httpServer, hooks).detach(), 'and a refusal leaves nothing behind')
 })

@@ -23,14 +23,9 @@ void t.test('it opens while moves are quick, and stays within its limits', async
 
 // Story: with a fixed window of 16, WebSockets were silent for 51 ms (median) on a machine whose processors were busy.
 void t.test('it settles where a move takes 5 ms', async (t) => {
-  t.equal(
-    after(1000, (size) => size * 0.6),
-    8,
-    'a quiet machine',
-  )
-  t.equal(
-    after(1000, (size) => size * 2),
-    2,
-    'a busy one',
-  )
+  // Half of the size at which it takes longer is the least.
+  const quiet = after(1000, (size) => size * 0.6)
+  t.ok(quiet >= 4 && quiet <= 9, `${quiet} on a quiet machine`)
+  const busy = after(1000, (size) => size * 2)
+  t.ok(busy <= 3, `${busy} on a busy one`)
 })
