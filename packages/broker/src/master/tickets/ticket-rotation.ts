@@ -7,8 +7,8 @@ import type { TicketKeys } from '../../ipc/ticket-keys.ts'
 /** One that encrypts new tickets, and the one before it, whose tickets still resume. */
 const VALID_KEYS = 2
 
-/** The longest delay of setTimeout. */
-const MAX_TIMER_MS = 2 ** 31 - 1
+/** The age of keys is looked at once an hour at least: timers stand still while the machine sleeps. */
+const MAX_TIMER_MS = 3_600_000
 
 /** Keys of one service. */
 interface Rotation {
