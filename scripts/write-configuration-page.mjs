@@ -41,12 +41,14 @@ function valueOf(node) {
   const least = options.find(({ type }) => type === 'integer' || type === 'number')
   const words = options.map((option) => {
     if (option.type === 'null') return '`null`'
-    return option.anyOf === undefined ? plain(option) : valueOf(option)
+    const isKind = option.title !== undefined && option !== node
+    return option.anyOf === undefined && !isKind ? plain(option) : valueOf(option)
   })
   if (node.title === undefined) return words.join(' or ')
   const kind = `[${node.title}](${KINDS})`
   if (words.includes('`null`')) return `${kind} or \`null\``
-  return least?.minimum > 0 ? `${kind}, at least ${least.minimum} ms` : kind
+  if (!(least?.minimum > 0)) return kind
+  return `${kind}, at least ${node.title === 'size' ? `${least.minimum / 1024} KiB` : `${least.minimum} ms`}`
 }
 
 function plain(node) {

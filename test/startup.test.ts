@@ -1,9 +1,13 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { once } from 'node:events'
+import { type AddressInfo, createServer } from 'node:net'
 import t, { type Test } from 'tap'
 import { batonCommand, startBroker } from './support/broker.ts'
+import { eventually } from './support/eventually.ts'
 import { LIMIT } from './support/limits.ts'
+import { configure, onlyWorker, reload } from './support/operator.ts'
 import { Program, temporaryFolder } from './support/process.ts'
 
 // Most of a start goes into finding, reading and linking code. So each program has an upper bound on the files that it loads, and
@@ -102,6 +106,25 @@ void t.test('a start that fails leaves no worker behind', { timeout: LIMIT }, as
   )
   t.same(await program.exited, { code: 1, signal: null })
   t.same(membersOf(program.pid), [])
+})
+
+void t.test('a reload that fails leaves no worker behind', { timeout: LIMIT }, async (t) => {
+  const taken = createServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  t.teardown(() => taken.close())
+  const { port } = taken.address() as AddressInfo
+  const broker = await startBroker(t)
+  const worker = await onlyWorker(t, broker)
+  const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
+  configure(broker, { listeners: [web, { ...web, name: 'more', listen: `127.0.0.1:${port}` }] })
+  // Refused by the next program: a worker was started for it before.
+  const { success, log } = await reload(t, broker)
+  t.notOk(success)
+  t.match(log.join('\n'), /the address is in use/)
+  await eventually(() => membersOf(broker.program.pid).length === 2, 'master and worker are left')
+  configure(broker, { listeners: [web] })
+  t.match(await reload(t, broker), { success: true })
+  t.not(await onlyWorker(t, broker), worker)
 })
 
 /** Processes of a group. */

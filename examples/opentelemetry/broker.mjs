@@ -4,7 +4,16 @@ import { SpanStatusCode, trace } from '@opentelemetry/api'
 
 const tracer = trace.getTracer('baton')
 const spans = new Map()
-const LAST = new Set(['released', 'parked', 'closed', 'rejected', 'client_gone', 'relinquished', 'moved'])
+const LAST = new Set([
+  'released',
+  'parked',
+  'idle_closed',
+  'closed',
+  'rejected',
+  'client_gone',
+  'relinquished',
+  'moved',
+])
 
 subscribe('baton:broker:connection', ({ id, step, at, service, backend, reason }) => {
   let span = spans.get(id)

@@ -52,7 +52,9 @@ export class LastStreams {
 }
 
 function close(session: ServerHttp2Session, socket: Socket | undefined): void {
-  if (session.closed || session.destroyed || socket?.writable !== true) return session.close()
+  // Before SETTINGS have been written, a notice would be the first frame, which clients refuse (RFC 9113, 3.4).
+  const isNoticed = socket?.writable === true && socket.bytesWritten > 0
+  if (session.closed || session.destroyed || !isNoticed) return session.close()
   socket.write(SHUTDOWN_NOTICE)
   // Its answer says that the client has read the notice: what it had sent before has arrived.
   const late = setTimeout(() => session.close(), PING_TIMEOUT_MS)

@@ -8,7 +8,19 @@ import type { Terminal } from './output/terminal.ts'
 // Only a master keeps early signals, to handle them once it runs; any other command is ended by them.
 const isMaster = ['start', 'run'].includes(process.argv[2] ?? '')
 /** Commands whose output is a report. If it cannot be written, the exit code must not tell a script that a successful deploy failed. */
-const isChange = ['deploy', 'drain', 'reload', 'stop'].includes(process.argv[2] ?? '')
+const CHANGES = [
+  'deploy',
+  'drain',
+  'init',
+  'maintenance',
+  'pause',
+  'reload',
+  'resume',
+  'scale',
+  'shift',
+  'stop',
+]
+const isChange = CHANGES.includes(process.argv[2] ?? '')
 if (isMaster) keepEarlySignals()
 const args = process.argv.slice(2)
 if (isMaster && !asksForHelp(args)) {

@@ -1,6 +1,6 @@
 import * as z from 'zod'
 import { FORM, MAX_MS, parseDuration } from './duration.ts'
-import { ConfigError, type ConfigProblem } from './error.ts'
+import { ConfigError, type ConfigProblem, errnoOf } from './error.ts'
 
 const EXPECTED = 'expected a duration like "12h", or a cron expression like "0 4 * * *"'
 
@@ -63,6 +63,8 @@ async function problemOf(line: string): Promise<string | undefined> {
     const times = await readCron(line)
     return times.after(Date.now()) === undefined ? `${quoted} has no time in the future` : undefined
   } catch (error) {
+    // The files of this program were replaced. The next one checks it too.
+    if (errnoOf(error) === 'ERR_MODULE_NOT_FOUND') return undefined
     const why = error instanceof Error ? error.message.replace(/^\w+: /, '') : String(error)
     return `${quoted} is no cron expression: ${why}`
   }

@@ -92,15 +92,16 @@ export type ToWorker =
     }
   | {
       readonly type: 'start'
-      /** The configuration: see `packConfig`. */
+      /** The configuration: see `packConfig`. Of an older master, whose files were replaced, the text of `file`. */
       readonly config: Packed
+      readonly file?: string
       readonly control: { readonly path: string; readonly mode: number }
       /** Backends of the previous worker. */
       readonly known: KnownBackends
       /** As in `managed`. */
       readonly managed?: readonly ManagedReport[]
       /** No worker serves, so clients wait for this one: it accepts before it loads its admin server. Otherwise it loads that before `ready`. */
-      readonly administersLate: boolean
+      readonly administersLate?: boolean
       /** Absent in the message of an older program. */
       readonly controls?: Controls
       /** As in `shifts`. */

@@ -47,8 +47,10 @@ export class AgentCheck {
   start(): void {
     if (this.#server !== undefined || this.#fd.closed) return
     this.#server = createServer((socket) => this.#accepted(socket))
-    // The listening socket has failed: HAProxy sees no answer.
-    this.#server.on('error', () => this.close())
+    this.#server.on('error', ({ syscall }: NodeJS.ErrnoException) => {
+      // One client could not be accepted, for want of memory or files. Otherwise the listening socket has failed: HAProxy sees no answer.
+      if (syscall !== 'accept') this.close()
+    })
     this.#server.listen({ fd: this.#fd.release() })
   }
 

@@ -15,7 +15,7 @@ import { keptOutputOf, longestDrainDeadline } from '../config/service-rules.ts'
 import { readConfigText } from '../config/file.ts'
 import { checkSchedules } from '../config/schedule.ts'
 import type { CommandError } from '../exit-codes.ts'
-import { BrokerError } from '../errors.ts'
+import { BrokerError, describeError } from '../errors.ts'
 import { Fleet, type FleetOptions } from './fleet/fleet.ts'
 import { OutputKeeper, type OutputKeeperState } from '../log/kept/output-keeper.ts'
 import { Lifeline } from '../supervise/lifeline.ts'
@@ -688,14 +688,30 @@ export class Master {
     const services = [...this.#activeConfig.config.services.values()]
     for (const { name } of services) this.#parts.counters.replaced(name)
     if (services.every(({ maxMemory, restartEvery }) => maxMemory === null && restartEvery === null)) return
-    const { Upkeep: Loaded } = await import('./replace/upkeep.ts')
-    if (this.#operationLock.activity !== 'stop') this.#upkeep = await Loaded.start(this.#parts)
+    try {
+      const { Upkeep: Loaded } = await import('./replace/upkeep.ts')
+      if (this.#operationLock.activity !== 'stop') this.#upkeep = await Loaded.start(this.#parts)
+    } catch (error) {
+      // The files of this program were replaced. It serves, and the next one has its own.
+      this.#log.logger.error(
+        { err: error },
+        'maxMemory and restartEvery have no effect until the next reload',
+      )
+    }
   }
 
   /** Loaded for the first one: most masters never scale. */
   async #scale(command: ScaleCommand): Promise<ScaleAnswer> {
-    const { scale } = await import('./scale/scaler.ts')
-    return scale(command, this.#parts)
+    try {
+      const { scale } = await import('./scale/scaler.ts')
+      return await scale(command, this.#parts)
+    } catch (error) {
+      // The files of this program were replaced.
+      return {
+        success: false,
+        log: [`${describeError(error)}; if Baton was upgraded, run "baton reload" first`],
+      }
+    }
   }
 
   async #answerScale(worker: WorkerProcess, { ask, service, target, by }: ScaleMessage): Promise<void> {

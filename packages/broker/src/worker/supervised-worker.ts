@@ -249,16 +249,20 @@ export class SupervisedWorker {
   }
 
   async #start({
-    config: packed,
+    config: text,
+    file,
     control,
     known,
-    administersLate,
+    administersLate = false,
     controls = [],
     shifts = {},
     history = {},
     tickets = {},
   }: Extract<ToWorker, { type: 'start' }>): Promise<void> {
-    const config = unpackConfig(packed)
+    const config =
+      file === undefined
+        ? unpackConfig(text)
+        : (await import('../config/config.ts')).parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
     const sockets: Sockets = {
       listeners: this.#listeners,

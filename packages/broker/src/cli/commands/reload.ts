@@ -11,9 +11,9 @@ export const reload: Command = {
   details: [
     'Validates the configuration file, then restarts the broker in place with the installed version. Clients do not notice.',
     'Returns when every backend has moved to the new worker or has exited; otherwise prints the reason, and the exit code is 1.',
-    'While another reload, a deploy or the start is in progress it waits; all waiting requests share one reload.',
+    'While another reload, a deploy, a scale or the start is in progress, it waits; all waiting requests share one reload.',
   ].join('\n'),
-  options: { ...configOption, 'no-wait': { help: 'fail instead of waiting for another reload or a deploy' } },
+  options: { ...configOption, 'no-wait': { help: 'fail instead of waiting for another operation' } },
   async run({ values, switches }, terminal) {
     const { success, log } = await askMaster(
       locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG),

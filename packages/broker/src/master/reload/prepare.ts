@@ -168,8 +168,11 @@ export class ReloadPreparation {
    */
   async #check(program: CommandLine): Promise<string | undefined> {
     const { activeConfig, spare } = this.#parts
-    if (!this.#program.isRunning(program) || !this.#programFiles.areUnchanged)
+    if (!this.#program.isRunning(program) || !this.#programFiles.areUnchanged) {
+      // It runs the old program.
+      spare.end()
       return checkProgram(program, activeConfig.settings.file, this.#stopped.signal)
+    }
     try {
       spare.prepare()
     } catch (error) {

@@ -82,6 +82,8 @@ export class ReloadResumption {
         text: `the reload failed, and the worker continues as before: ${reason}`,
       })
     }
+    // Not used: it must not wait for a reload to another version.
+    this.#parts.spare.end()
     if (claimed === undefined) counters.reloaded(result, Date.now() / 1000)
     operationLock.end('reload')
     notifier.ready(status)

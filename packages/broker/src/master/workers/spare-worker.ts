@@ -28,7 +28,9 @@ export class SpareWorker {
 
   /** @throws what starting a worker throws */
   prepare(): void {
-    if (this.#spare?.running !== true) this.#spare = this.#start()
+    if (this.#spare?.running === true) return
+    this.end()
+    this.#spare = this.#start()
   }
 
   /** The caller owns it. It may have ended, like any worker that is starting. */
