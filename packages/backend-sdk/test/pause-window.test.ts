@@ -3,7 +3,7 @@ import { PauseWindow } from '../src/pause-window.ts'
 
 // How many WebSockets may be silent at once.
 
-/** The size after moves that took so long each, with as many on their way as the window allows. */
+/** The size after a number of moves. @param milliseconds how long each takes while the window has this size */
 function after(times: number, milliseconds: (size: number) => number): number {
   const window = new PauseWindow()
   for (let left = times; left > 0; left--) window.settled(milliseconds(window.size))
