@@ -28,6 +28,7 @@ function print(from, to, done) {
 
 const backend = createBackend()
 backend.attach(server)
-await backend.ready()
+// Before it is ready: whoever sees it registered knows that it has printed this.
 console.log('ready')
+await backend.ready()
 process.once('SIGTERM', () => void backend.drain())

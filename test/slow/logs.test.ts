@@ -50,6 +50,12 @@ void t.test('under load: rotation, a reload, deaths of worker and master', { tim
   await Promise.all([print(), reload(t, broker)])
   const worker = await onlyWorker(t, broker)
   const printing = print()
+  // Before, the connection of a request could die with the worker, and its lines would never be printed.
+  const begun = [printed - COUNT, printed - COUNT / 2]
+  await eventually(() => {
+    const numbers = new Set(numbersIn(read()))
+    return begun.every((number) => numbers.has(number))
+  }, 'both requests have reached a backend')
   signal(worker, 'SIGKILL')
   await printing.catch(() => undefined)
   await eventually(async () => (await onlyWorker(t, broker)) !== worker, 'another worker')
