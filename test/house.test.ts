@@ -70,12 +70,13 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'version.ts',
   ],
   // Entry points: for apps that embed a worker, and for `baton check`, which loads what a reload would execute.
-  'index.ts': ['config', 'errors.ts', 'worker/worker.ts'],
+  'index.ts': ['config', 'errors.ts', 'worker/replaceable-worker.ts', 'worker/worker.ts'],
   'programs.ts': ['master/main.ts', 'worker/admin/server.ts', 'worker/supervised-worker.ts'],
 }
 
 /** A connection's path through a worker, and the reporting along it. Each room imports only the ones after it. */
 const WAY = [
+  'succession',
   'listen',
   'connection',
   'route',

@@ -270,6 +270,9 @@ export interface HeldClient {
   readonly resume?: HeldState
 }
 
+/** Maximum connections in a `HeldClients`: well below the reserve of descriptors. */
+export const MAX_CLIENTS = 32
+
 /**
  * From a worker, or from the master for one that was killed, to the worker that follows: held clients, in order of arrival, and idle
  * connections, with their descriptors attached.

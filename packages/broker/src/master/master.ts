@@ -1,51 +1,45 @@
-import {
-  dup,
-  lockFile,
-  NativeError,
-  OwnedFd,
-  Poller,
-  setCloseOnExec,
-  socketpair,
-} from '@baton/native-sendmsg'
-import type { Controls } from '../ipc/controls.ts'
+import { dup, NativeError, Poller } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import { extended, type History } from '../api/history.ts'
-import type { Shifts as ShiftsState } from '../api/shift.ts'
 import { keptOutputOf, longestDrainDeadline } from '../config/service-rules.ts'
 import { readConfigText } from '../config/file.ts'
 import { checkSchedules } from '../config/schedule.ts'
 import type { CommandError } from '../exit-codes.ts'
-import { BrokerError, describeError } from '../errors.ts'
 import { Fleet, type FleetOptions } from './fleet/fleet.ts'
-import { OutputKeeper, type OutputKeeperState } from '../log/kept/output-keeper.ts'
+import { OutputKeeper } from '../log/kept/output-keeper.ts'
 import { Lifeline } from '../supervise/lifeline.ts'
 import { systemFleetOs } from './fleet/os.ts'
 import { AgentCheck } from '../listening/agent-check.ts'
-import { prepareRuntimeDir } from '../listening/sockets.ts'
 import { ManagerStore } from './systemd/manager-store.ts'
-import type { PassedSockets } from './systemd/socket-activation.ts'
 import type { Notifier } from './systemd/notify.ts'
 import { BROKER_VERSION } from '../version.ts'
+import { LateParts } from './late-parts.ts'
+import {
+  closeInit,
+  inheritedState,
+  lockRuntimeDir,
+  type MasterInit,
+  type MasterOptions,
+  opened,
+  restored,
+} from './master-init.ts'
 import { ReloadResumption } from './reload/resume.ts'
-import { AppRun, type RunState } from './run/app-run.ts'
+import { AppRun } from './run/app-run.ts'
 import { ReloadPreparation } from './reload/prepare.ts'
 import { brokerFacts } from './broker-facts.ts'
 import type { OperatorCommands } from './operator/commands.ts'
 import { answerText, type CommandResult } from '../ipc/operator-protocol.ts'
-import { Counters } from './workers/counters.ts'
 import { type ShiftRequest, Shifts } from './shift/shifts.ts'
-import { TicketRotation, type TicketRotationState } from './tickets/ticket-rotation.ts'
+import { TicketRotation } from './tickets/ticket-rotation.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
-import { FilesOnDisk, lockPath } from './files-on-disk.ts'
+import { FilesOnDisk } from './files-on-disk.ts'
 import { KeptControls } from './kept-controls.ts'
-import { controlPath, ListeningSockets, operatorPath, wantedBy } from './listening-sockets.ts'
-import { ActiveConfig, readSettings, restoreSettings, type Settings } from './active-config.ts'
+import { controlPath, ListeningSockets, operatorPath } from './listening-sockets.ts'
+import { ActiveConfig, readSettings } from './active-config.ts'
 import { claimWorker, type Inheritance } from './claim/claim.ts'
-import { describeHolder } from './claim/lock-holder.ts'
 import { OperationLock } from './operation-lock.ts'
 import { Orphans } from './orphans.ts'
-import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
 import { type ReloadRequest, Reloads } from './reload/reloads.ts'
 import { WorkerPool } from './workers/worker-pool.ts'
@@ -53,48 +47,12 @@ import { takeEarlyWorker } from './early-worker.ts'
 import { SpareWorker } from './workers/spare-worker.ts'
 import { StartedWorker } from './workers/started-worker.ts'
 import { StopReport } from './stop-report.ts'
-import { STATE_VERSION } from '../ipc/state-version.ts'
-import type { Upkeep, UpkeepParts } from './replace/upkeep.ts'
-import type { ScaleAnswer, ScaleCommand } from './scale/messages.ts'
-import type { ScalerParts } from './scale/scaler.ts'
 import type { StartLog } from './start-log.ts'
-import { descriptorsOf, type MasterState } from './reload/state.ts'
+import type { MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
 
 /** Timeout for processes that backends have left in a container, in ms: most container runtimes kill everything after 10 s. */
 const ORPHANS_TIMEOUT_MS = 3000
-
-/** Initial state of a master: newly opened, or restored after exec. */
-interface MasterInit {
-  readonly poller: Poller
-  readonly store: ManagerStore
-  readonly activeConfig: ActiveConfig
-  readonly lock: OwnedFd
-  readonly lifeline: Lifeline
-  readonly sessionHandover: SessionHandover
-  readonly counters: Counters
-  readonly startedAt: string
-  readonly executions: number
-  readonly workersStarted: number
-  readonly run: RunState | undefined
-  readonly controls?: Controls | undefined
-  readonly shifts?: ShiftsState | undefined
-  readonly output?: OutputKeeperState | undefined
-  readonly history?: History | undefined
-  readonly tickets?: TicketRotationState | undefined
-}
-
-export interface MasterOptions {
-  readonly log: StartLog
-  /** This program, which a reload executes again. */
-  readonly program: InstalledProgram
-  /** Under `baton run`. */
-  readonly run?: RunState | undefined
-  /** Notified of each change of state. The master closes it. */
-  readonly notifier: Notifier
-  /** Sockets that the service manager has passed. Those that match a listener are taken. */
-  readonly given?: PassedSockets | undefined
-}
 
 /**
  * The process that keeps what must not be lost when code is replaced: every listening socket, the operators' sessions, the worker
@@ -127,8 +85,7 @@ export class Master {
   readonly #shifts: Shifts
   readonly #tickets: TicketRotation
   readonly #deployer: Deployer
-  readonly #parts: ScalerParts & UpkeepParts
-  #upkeep: Upkeep | undefined
+  readonly #late: LateParts
   readonly #appRun: AppRun
   readonly #beforeExec: ReloadPreparation
   readonly #afterExec: ReloadResumption
@@ -156,65 +113,24 @@ export class Master {
   static async start(file: string, options: MasterOptions): Promise<Master> {
     const settings = readSettings(file, readConfigText(file))
     await checkSchedules(file, settings.config.services)
-    const { config } = settings
-    prepareRuntimeDir(config)
-    const lock = lockFile(lockPath(config))
-    if (lock === undefined) {
-      const holder = describeHolder(lockPath(config))
-      throw new BrokerError('BATON_ERR_ALREADY_RUNNING', `${controlPath(config)}${holder}`)
-    }
+    const lock = lockRuntimeDir(settings)
     let inheritance: Inheritance | undefined
     try {
-      inheritance = options.run === undefined ? await claimWorker(operatorPath(config)) : undefined
+      inheritance = options.run === undefined ? await claimWorker(operatorPath(settings.config)) : undefined
     } catch (error) {
       lock.close()
       throw error
     }
-    if (inheritance !== undefined) return Master.#takeOver(inheritance, settings, lock, options)
-    const poller = new Poller()
+    if (inheritance !== undefined)
+      return Master.#takeOver(inheritedState(inheritance, settings, lock), options)
+    const init = await opened(settings, lock, options)
+    const { store, activeConfig } = init
     const { given } = options
-    const store = ManagerStore.start(
-      managerFacts(options.run, options.notifier),
-      poller,
-      options.log.logger,
-      given?.storedNames,
-    )
-    let activeConfig: ActiveConfig
-    try {
-      const unwanted = given?.closeUnwanted(wantedBy(config)) ?? []
-      for (const name of unwanted) store.remove(name)
-      // Another listener may want the port.
-      if (unwanted.length > 0) await store.removed()
-      activeConfig = new ActiveConfig(settings, ListeningSockets.open(config, given))
-    } catch (error) {
-      store.close()
-      poller.close()
-      lock.close()
-      throw error
-    }
     let master: Master
     try {
-      master = new Master(
-        {
-          poller,
-          store,
-          activeConfig,
-          lock,
-          lifeline: new Lifeline(),
-          sessionHandover: SessionHandover.open(),
-          counters: new Counters(undefined, () => options.log.dropped),
-          startedAt: new Date().toISOString(),
-          executions: 0,
-          workersStarted: 0,
-          run: options.run,
-        },
-        options,
-      )
+      master = new Master(init, options)
     } catch (error) {
-      store.close()
-      poller.close()
-      activeConfig.close()
-      lock.close()
+      closeInit(init)
       throw error
     }
     try {
@@ -236,7 +152,7 @@ export class Master {
     store.open()
     master.#files.start()
     master.#appRun.watch()
-    await master.#keepUp()
+    await master.#late.keepUp()
     return master
   }
 
@@ -244,40 +160,8 @@ export class Master {
    * Goes on where a master that was killed has left its worker, with the configuration that was active, and replaces that worker like a reload: by
    * one of this version, with the current configuration.
    */
-  static async #takeOver(
-    { estate, worker }: Inheritance,
-    { file, text }: Settings,
-    lock: OwnedFd,
-    options: MasterOptions,
-  ): Promise<Master> {
-    const [near, far] = socketpair('seqpacket')
-    const master = Master.resume(
-      {
-        version: STATE_VERSION,
-        executions: 0,
-        file,
-        text: estate.text,
-        candidate: text,
-        lock: lock.release(),
-        sockets: estate.sockets,
-        pair: [near.release(), far.release()],
-        workers: [worker],
-        known: worker.backends,
-        started: estate.started,
-        counters: estate.counters,
-        fleet: estate.fleet,
-        lifeline: estate.lifeline,
-        ...(estate.controls && { controls: estate.controls }),
-        ...(estate.shifts && { shifts: estate.shifts }),
-        ...(estate.tickets && { tickets: estate.tickets }),
-        askers: [],
-        waiting: [],
-        startedAt: new Date().toISOString(),
-        run: null,
-        claimed: worker.pid,
-      },
-      options,
-    )
+  static async #takeOver(state: MasterState, options: MasterOptions): Promise<Master> {
+    const master = Master.resume(state, options)
     // It may have one of a canary, which does not go on.
     master.#workerPool.sendShifts()
     // Its output goes where this process's goes.
@@ -288,41 +172,10 @@ export class Master {
 
   /** Resumes a master after exec, and begins to finish the reload (see `finished`). */
   static resume(state: MasterState, options: MasterOptions): Master {
-    // They crossed exec, and no child may inherit them.
-    for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
-    options.notifier.watch()
-    const counters = new Counters(state.counters, () => options.log.dropped)
-    const poller = new Poller()
+    const init = restored(state, options)
+    const { poller, store } = init
     const { given } = options
-    const { logger } = options.log
-    const facts = managerFacts(state.run ?? undefined, options.notifier)
-    const store =
-      given === undefined
-        ? ManagerStore.resume(facts, poller, logger, state.store)
-        : ManagerStore.start(facts, poller, logger, given.storedNames)
-    const settings = restoreSettings(state.file, state.text)
-    const master = new Master(
-      {
-        poller,
-        store,
-        activeConfig: new ActiveConfig(settings, ListeningSockets.restore(state.sockets, settings.config)),
-        lock: new OwnedFd(state.lock),
-        lifeline: new Lifeline(state.lifeline),
-        sessionHandover: SessionHandover.restore(state.pair),
-        counters,
-        startedAt: state.startedAt,
-        executions: state.executions,
-        workersStarted: state.started,
-        run: state.run ?? undefined,
-        controls: state.controls,
-        shifts: state.shifts,
-        output: state.output,
-        history: state.history,
-        tickets: state.tickets,
-      },
-      options,
-      state.fleet,
-    )
+    const master = new Master(init, options, state.fleet)
     // Before the copies of a worker that lives are stored again.
     if (given !== undefined) master.#workerPool.inherit(store.restore(given.takeStored()))
     master.#workerPool.adopt(state.workers, state.known, state.survivors)
@@ -332,7 +185,7 @@ export class Master {
     master.#decided = new Promise((decided) => {
       master.#finishing = master.#afterExec.finish(state, decided).then(() => {
         master.#appRun.watch()
-        return master.#keepUp()
+        return master.#late.keepUp()
       })
     })
     return master
@@ -481,7 +334,7 @@ export class Master {
       spare,
     }
     this.#deployer = new Deployer(parts)
-    this.#parts = parts
+    this.#late = new LateParts(parts)
     this.#appRun = new AppRun(run, {
       ...parts,
       deployer: this.#deployer,
@@ -609,7 +462,7 @@ export class Master {
 
   /** @param isLeft the next start gets the listening sockets */
   #close(isLeft = false): void {
-    this.#upkeep?.close()
+    this.#late.close()
     this.#store.close()
     this.#orphans.close()
     this.#notifier.close()
@@ -627,7 +480,7 @@ export class Master {
     status: () => this.#status(),
     deploy: (command) => this.#deployer.deploy(command),
     shift: (request) => this.#shift(request),
-    scale: (command) => this.#scale(command),
+    scale: (command) => this.#late.scale(command),
     listen: async (request) => {
       await this.#decided
       return this.#appRun.listen(request)
@@ -683,39 +536,8 @@ export class Master {
     return [...this.#workerPool.workers].flatMap(({ backends }) => backends)
   }
 
-  /** Loaded where a service needs it. */
-  async #keepUp(): Promise<void> {
-    const services = [...this.#activeConfig.config.services.values()]
-    for (const { name } of services) this.#parts.counters.replaced(name)
-    if (services.every(({ maxMemory, restartEvery }) => maxMemory === null && restartEvery === null)) return
-    try {
-      const { Upkeep: Loaded } = await import('./replace/upkeep.ts')
-      if (this.#operationLock.activity !== 'stop') this.#upkeep = await Loaded.start(this.#parts)
-    } catch (error) {
-      // The files of this program were replaced. It serves, and the next one has its own.
-      this.#log.logger.error(
-        { err: error },
-        'maxMemory and restartEvery have no effect until the next reload',
-      )
-    }
-  }
-
-  /** Loaded for the first one: most masters never scale. */
-  async #scale(command: ScaleCommand): Promise<ScaleAnswer> {
-    try {
-      const { scale } = await import('./scale/scaler.ts')
-      return await scale(command, this.#parts)
-    } catch (error) {
-      // The files of this program were replaced.
-      return {
-        success: false,
-        log: [`${describeError(error)}; if Baton was upgraded, run "baton reload" first`],
-      }
-    }
-  }
-
   async #answerScale(worker: WorkerProcess, { ask, service, target, by }: ScaleMessage): Promise<void> {
-    const answer = await this.#scale({ service, target, by, progress: () => {} })
+    const answer = await this.#late.scale({ service, target, by, progress: () => {} })
     worker.send({ type: 'answer', ask, ...answer })
   }
 
@@ -760,9 +582,4 @@ function answerDraining({ agentCheck }: ListeningSockets): AgentCheck | undefine
     if (error instanceof NativeError) return undefined
     throw error
   }
-}
-
-/** Under `baton run`, everything ends with the command: nothing is kept. */
-function managerFacts(run: RunState | undefined, { socket, storeLimit }: Notifier) {
-  return { socket: run === undefined ? socket : undefined, storeLimit }
 }

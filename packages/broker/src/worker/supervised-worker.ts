@@ -1,4 +1,3 @@
-import { ulidToBytes } from '@baton/backend-sdk/protocol'
 import {
   dup,
   NativeError,
@@ -9,63 +8,37 @@ import {
   socketpair,
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import type { ScaleReply } from '../api/scale.ts'
-import type { ScaleTarget } from '../config/instances.ts'
-import type { Shift, Shifts } from '../api/shift.ts'
+import type { Shifts } from '../api/shift.ts'
 import type { MasterStatus } from '../api/master-status.ts'
-import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
-import {
-  type FromWorker,
-  type HeldClients,
-  type SocketRole,
-  type ToWorker,
-  WORKER_CHANNEL,
-} from '../ipc/messages.ts'
+import { type FromWorker, type SocketRole, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
 import { unpack, unpackConfig } from '../config/packed.ts'
 import { longestDrainDeadline } from '../config/service-rules.ts'
-import { FIRST_INHERITED, IdleClient, InheritedClient } from './connection/connection.ts'
-import { stateBytes } from './connection/resume-state.ts'
 import { Copier } from './copies/copier.ts'
-import { heldClient, monotonic } from './copies/held-client.ts'
-import { blockOf } from './copies/held-state.ts'
-import type { Successor, Waiting } from './service/hand-over.ts'
-import { sharedReserve } from './listen/descriptor-reserve.ts'
+import type { Successor } from './service/hand-over.ts'
 import { createLogger, type LogFormat } from '../log/logger.ts'
 import { exitProcess, standardOutput } from '../log/standard.ts'
 import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
-import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Sockets } from '../listening/sockets.ts'
 import { ManagedProcesses } from './registry/managed-processes.ts'
 import { factsOf } from '../supervise/proc.ts'
 import { KeptEstate, type Kept } from './unclaimed/estate.ts'
 import { Reception } from './unclaimed/reception.ts'
-import { systemOs } from './os.ts'
 import { brokerFacts } from './view.ts'
-import { createWorker, type ReplaceableWorker } from './worker.ts'
+import { Predecessors } from './succession/predecessors.ts'
+import { Questions } from './questions.ts'
+import { logStatus } from './status-log.ts'
+import { PARKED_AT_A_TIME, Successors } from './succession/successors.ts'
+import type { ReplaceableWorker } from './replaceable-worker.ts'
+import { createWorker } from './worker.ts'
 
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
 const COUNT_INTERVAL_MS = 1000
-
-/** Maximum clients per message to a successor: well below the reserve of descriptors. */
-const MAX_CLIENTS = 32
-/** Maximum bytes of state per message, unless one connection has more. The successor reads other sockets between two messages. */
-const MAX_STATE_BYTES = 1024 * 1024
-
-/** Parked connections that move to a successor in one turn of the event loop: a few milliseconds of work. */
-const PARKED_AT_A_TIME = 128
-
-/** A master that does not answer within this time is stuck, in milliseconds. */
-const ANSWER_TIMEOUT_MS = 1000
-
-type Listening = InheritedClient['listener']
-
-type Ask = (answer: ToWorker | undefined) => void
 
 /**
  * A worker under a master: executes the master's messages and reports back. Its states follow the messages (`ToWorker`): waiting for
@@ -88,16 +61,14 @@ export class SupervisedWorker {
   #drainDeadline = 0
   /** Those in force. */
   #shifts: Shifts = {}
-  readonly #pendingRequests = new Map<number, Ask>()
-  /** Pending until each predecessor has sent its last client. */
-  readonly #predecessors = new Set<Promise<void>>()
-  /** Reloads requested over the API here and not answered yet. */
-  readonly #reloading = new Set<Promise<unknown>>()
-  #asks = 0
-  #collected: readonly MetricSnapshot[] = []
+  readonly #questions = new Questions((message) => {
+    if (!this.#channel.open) return false
+    this.#channel.send(message)
+    return true
+  })
+  readonly #predecessors: Predecessors
   #orders: Promise<void> = Promise.resolve()
   #counting: NodeJS.Timeout | undefined
-  #inherited = FIRST_INHERITED
   #estate: KeptEstate | undefined
   #reception: Reception | undefined
   #accepts = false
@@ -105,19 +76,16 @@ export class SupervisedWorker {
   #administersLate = false
   /** Its pid; null while there is none. */
   #master: number | null = process.ppid
-  /** Listeners of a predecessor's connections. */
-  readonly #origins = new Map<string, Listening>()
   #ending = false
-  /** Of a worker that is being replaced: one to its successor, and one to each that followed because the one before has died. */
-  readonly #successors: Channel<never, HeldClients>[] = []
-  /** No more clients will be sent to a successor. */
-  #hasPassedAll = false
+  readonly #successors: Successors
 
   /** Owns `socket`. `end` exits the process. */
   constructor(socket: OwnedFd, poller: Poller, logger: Logger, end: (code: number) => void) {
     this.#poller = poller
     this.#logger = logger
     this.#end = end
+    this.#predecessors = new Predecessors(poller, logger, () => this.#worker)
+    this.#successors = new Successors(poller, () => this.#worker)
     this.#channel = this.#connect(socket)
   }
 
@@ -155,9 +123,8 @@ export class SupervisedWorker {
     if (message.type === 'managed') return this.#managed.update(message.processes)
     // Immediately, because a later `managed` does not wait for orders.
     if (message.type === 'start') this.#managed.update(message.managed ?? [])
-    if (message.type === 'metrics') this.#collected = message.snapshots
     if (message.type === 'metrics' || message.type === 'reloaded' || message.type === 'answer')
-      return this.#pendingRequests.get(message.ask)?.(message)
+      return this.#questions.answered(message)
     if (message.type === 'count') return void this.#count()
     if (message.type === 'ping') return this.#channel.send({ type: 'pong' })
     if (message.type === 'dump') return logStatus(this.#logger, this.#worker)
@@ -197,7 +164,7 @@ export class SupervisedWorker {
       case 'release':
         return this.#worker?.askToReconnect(message.reason)
       case 'peer':
-        return this.#connectPredecessor(fds[0] as OwnedFd)
+        return this.#predecessors.connect(fds[0] as OwnedFd)
       case 'finish':
         return this.#finish(message, fds[0] as OwnedFd)
       case 'stop':
@@ -279,14 +246,14 @@ export class SupervisedWorker {
       known,
       managed: this.#managed,
       onBackends: () => queueMicrotask(() => this.#report()),
-      collect: () => this.#collect(),
-      reload: (by, wait) => this.#reload(by, wait),
+      collect: () => this.#questions.collect(),
+      reload: (by, wait) => this.#questions.reload(by, wait),
       shifts,
       history,
       onHistory: (points) => this.#channel.send({ type: 'history', points }),
       tickets,
-      requestShift: (service, shift, by) => this.#requestShift(service, shift, by),
-      requestScale: (service, target, by) => this.#requestScale(service, target, by),
+      requestShift: (service, shift, by) => this.#questions.shift(service, shift, by),
+      requestScale: (service, target, by) => this.#questions.scale(service, target, by),
       droppedLines: () => standardOutput().dropped,
       controls,
       onControl: (service, changed) => this.#channel.send({ type: 'control', service, control: changed }),
@@ -338,160 +305,22 @@ export class SupervisedWorker {
       this.#channel.send({ type: 'counted', snapshot: await this.#worker.snapshot() })
   }
 
-  async #collect(): Promise<readonly MetricSnapshot[]> {
-    // If the master is busy (exec, or stuck), use its last snapshots, so that counters never go backwards.
-    await this.#request((ask) => ({ type: 'collect', ask }), ANSWER_TIMEOUT_MS)
-    return this.#collected
-  }
-
-  async #reload(by: string, wait: boolean): Promise<ReloadResult> {
-    const request = this.#request((ask) => ({ type: 'reload', ask, by, wait }))
-    this.#reloading.add(request)
-    const answer = await request
-    this.#reloading.delete(request)
-    if (answer?.type === 'reloaded') return { success: answer.success, log: answer.log }
-    return { success: false, log: ['the master is gone'] }
-  }
-
-  async #requestShift(service: string, shift: Shift | undefined, by: string): Promise<ReloadResult> {
-    const answer = await this.#request((ask) => ({ type: 'shift', ask, by, service, shift: shift ?? null }))
-    if (answer?.type === 'answer') return { success: answer.success, log: answer.log }
-    return { success: false, log: ['the master is gone'] }
-  }
-
-  async #requestScale(service: string, target: ScaleTarget, by: string): Promise<ScaleReply> {
-    const answer = await this.#request((ask) => ({ type: 'scale', ask, by, service, target }))
-    if (answer?.type === 'answer') return answer
-    return { success: false, log: ['the master is gone'] }
-  }
-
-  #request(question: (ask: number) => FromWorker, timeout?: number): Promise<ToWorker | undefined> {
-    if (!this.#channel.open) return Promise.resolve(undefined)
-    const ask = ++this.#asks
-    return new Promise((resolve) => {
-      const timer = timeout === undefined ? undefined : setTimeout(() => settle(undefined), timeout)
-      const settle: Ask = (answer) => {
-        clearTimeout(timer)
-        this.#pendingRequests.delete(ask)
-        resolve(answer)
-      }
-      this.#pendingRequests.set(ask, settle)
-      this.#channel.send(question(ask))
-    })
-  }
-
-  /** The other end belongs to a leaving worker, which closes it when it holds no more connections. Owns `socket`. */
-  #connectPredecessor(socket: OwnedFd): void {
-    let over!: () => void
-    const end = new Promise<void>((resolve) => (over = resolve))
-    this.#predecessors.add(end)
-    const reserve = sharedReserve()
-    const channel: Channel<HeldClients, never> = new Channel(socket, this.#poller, {
-      // Clients accepted here may have filled the descriptor table.
-      room: () => reserve.fits(channel.fd, MAX_CLIENTS),
-      message: ({ clients }, fds) => {
-        for (const [index, client] of clients.entries()) {
-          const fd = fds[index] as OwnedFd
-          const { service, protocol } = client.resume ?? client
-          const listener = this.#listenerNamed(client.listener, protocol)
-          const id = ulidToBytes(client.id)
-          const { proxied, routed, peeked, unjudged } = client
-          if (client.idleFor !== undefined) {
-            const idleUntil =
-              client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
-            const parked = new IdleClient({ fd, listener, id, idleUntil, proxied })
-            this.#worker?.inheritParked(client.service, [parked])
-            continue
-          }
-          const connection = new InheritedClient(fd, {
-            // Behind earlier inherited connections, and before all accepted here.
-            order: this.#inherited++,
-            listener,
-            // Without an address if the client has already disconnected; the end is seen when the socket is read.
-            peer: systemOs.peer(fd.fd),
-            id,
-            acceptedAt: client.acceptedAt - monotonic() + performance.now(),
-            ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
-            ...(peeked !== undefined && { peeked }),
-            ...(unjudged !== undefined && { unjudged }),
-            proxied,
-            routed,
-            ...(client.resume !== undefined &&
-              this.#worker !== undefined && {
-                resume: this.#worker.inheritState(service, blockOf(client.resume), client.resume.giver),
-              }),
-          })
-          this.#worker?.inherit(service, [connection])
-        }
-        this.#worker?.flush()
-      },
-      ended: (error) => {
-        if (error !== undefined)
-          this.#logger.error({ error: error.message }, 'held clients from the previous worker were lost')
-        channel.close()
-        this.#predecessors.delete(end)
-        over()
-      },
-    })
-  }
-
-  /** One object for all connections of a listener: thousands of them may be parked. */
-  #listenerNamed(name: string, protocol: Listening['protocol']): Listening {
-    const key = `${name}/${protocol}`
-    const known = this.#origins.get(key) ?? { name, protocol }
-    this.#origins.set(key, known)
-    return known
-  }
-
   async #finish({ removed, deadline }: Extract<ToWorker, { type: 'finish' }>, peer: OwnedFd): Promise<void> {
     const worker = this.#worker
     const isFirst = !this.#ending
-    if (worker === undefined || this.#hasPassedAll || (!isFirst && this.#successors.length === 0))
-      return peer.close()
+    if (worker === undefined || (!isFirst && !this.#successors.mayFollow)) return peer.close()
     this.#ending = true
     // The listening sockets are the successor's.
     this.#keepEstate(undefined, [])
-    const channel = new Channel<never, HeldClients>(peer, this.#poller, {
-      message: () => {},
-      ended: () => {},
-    })
-    this.#successors.push(channel)
-    const successor = (service: string): Successor => ({
-      slice: PARKED_AT_A_TIME,
-      pass: (connections) => this.#pass(channel, service, connections),
-      whenReady: (callback) => void channel.sent().then(() => setImmediate(callback)),
-    })
+    const successor = this.#successors.connect(peer)
     if (!isFirst) return worker.handOver(successor)
     await worker.finish(removed, successor, deadline, {
-      predecessors: Promise.all(this.#predecessors),
-      settled: () => this.#endOfPassing(),
-      answered: () => Promise.all(this.#reloading),
+      predecessors: this.#predecessors.gone(),
+      settled: () => this.#successors.end(),
+      answered: () => this.#questions.reloadsAnswered(),
     })
-    await this.#endOfPassing()
+    await this.#successors.end()
     return this.#exit()
-  }
-
-  /** No more clients will be sent: closes the channels once everything queued has been written. */
-  async #endOfPassing(): Promise<void> {
-    this.#hasPassedAll = true
-    for (const channel of this.#successors) {
-      await channel.sent()
-      channel.close()
-    }
-  }
-
-  #pass(successor: Channel<never, HeldClients>, service: string, connections: readonly Waiting[]): boolean {
-    if (!successor.open) return false
-    for (const batch of batches(connections)) {
-      const clients = batch.map((connection) => heldClient(service, connection))
-      // The descriptors themselves, because there may be no room for duplicates.
-      successor.give(
-        { type: 'held', clients },
-        batch.map(({ fd }) => fd),
-        (fds) => this.#worker?.takeBack(service, batch, fds),
-      )
-    }
-    return true
   }
 
   async #stop(deadline: number): Promise<void> {
@@ -515,9 +344,9 @@ export class SupervisedWorker {
       whenReady: (callback) => void setImmediate(callback),
     })
     await worker.finish([], successor, Math.max(1, deadline), {
-      predecessors: Promise.all(this.#predecessors),
+      predecessors: this.#predecessors.gone(),
       settled: () => copier.left(),
-      answered: () => Promise.all(this.#reloading),
+      answered: () => this.#questions.reloadsAnswered(),
     })
     await this.#exit()
   }
@@ -533,7 +362,7 @@ export class SupervisedWorker {
   }
 
   async #orphaned(): Promise<void> {
-    for (const settle of this.#pendingRequests.values()) settle(undefined)
+    this.#questions.unanswered()
     // The last estate may have come together with the end.
     await this.#orders
     if (this.#ending) return
@@ -657,38 +486,6 @@ export class SupervisedWorker {
   async #endWith(code: number): Promise<void> {
     await this.#channel.sent()
     this.#end(code)
-  }
-}
-
-/** In as few messages as their size allows. */
-function* batches(connections: readonly Waiting[]): Generator<readonly Waiting[]> {
-  let batch: Waiting[] = []
-  let bytes = 0
-  for (const connection of connections) {
-    const size = 'resume' in connection && connection.resume ? stateBytes(connection.resume.block) : 0
-    if (batch.length === MAX_CLIENTS || (batch.length > 0 && bytes + size > MAX_STATE_BYTES)) {
-      yield batch
-      batch = []
-      bytes = 0
-    }
-    batch.push(connection)
-    bytes += size
-  }
-  if (batch.length > 0) yield batch
-}
-
-/** Logs what `baton status` shows: a line for the worker, and one for each listener, service and backend. */
-function logStatus(logger: Logger, worker: ReplaceableWorker | undefined): void {
-  if (worker === undefined) return logger.info('status: not built yet')
-  const { broker, listeners, services } = worker.status()
-  const { id, version, startedAt, state } = broker
-  logger.info({ broker: id, version, startedAt, state }, 'status: serving')
-  for (const { name: listener, ...rest } of listeners) logger.info({ listener, ...rest }, 'status: listener')
-  for (const { name: service, backends, ...rest } of services) {
-    const ready = backends.filter(({ state: each }) => each === 'ready').length
-    logger.info({ service, ...rest, backends: backends.length, ready }, 'status: service')
-    for (const { id: backend, pid: peerPid, ...each } of backends)
-      logger.info({ service, backend, peerPid, ...each }, 'status: backend')
   }
 }
 

@@ -6,46 +6,38 @@ import { LateAdmin } from './admin/late-admin.ts'
 import { HostState } from './agent-check/host-state.ts'
 import { outputFolder } from '../log/kept/files.ts'
 import type { WorkerView } from './admin/view.ts'
-import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
-import type { Control, Controls } from '../ipc/controls.ts'
-import type { BackendReport, KnownBackends, SocketRole } from '../ipc/messages.ts'
-import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
+import type { DrainResult, Status } from '../api/status.ts'
+import type { Config, ServiceConfig } from '../config/config.ts'
 import { drainDeadlineOf } from '../config/service-rules.ts'
 import { type Address, formatAddress } from '../config/address.ts'
-import { type ClientConnection, InheritedClient, type ParkedClient } from './connection/connection.ts'
-import type { ResumeState } from './connection/resume-state.ts'
-import type { History, HistoryPoints } from '../api/history.ts'
+import { type ClientConnection, InheritedClient } from './connection/connection.ts'
 import { EventFeed } from './events/event-feed.ts'
 import { ServiceHistory } from './events/history.ts'
 import type { Change } from '../api/events.ts'
-import type { ScaleReply } from '../api/scale.ts'
-import type { ScaleTarget } from '../config/instances.ts'
-import type { Shift, Shifts } from '../api/shift.ts'
+import type { Shifts } from '../api/shift.ts'
 import { LingeringClose } from './reject/lingering-close.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
-import { Listener } from './listen/listener.ts'
 import { Metrics } from '../metrics/metrics.ts'
-import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import { oneAtATime } from '../metrics/one-at-a-time.ts'
 import { FlightRecorder } from './recorder/flight-recorder.ts'
 import { publishing } from './recorder/published-recorder.ts'
 import { noRecorder } from './recorder/recorder.ts'
 import type { BackendLink } from './backend/backend-link.ts'
-import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
-import type { TicketKeys } from '../ipc/ticket-keys.ts'
 import { Doorways } from './route/doorways.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
 import { ServiceControls } from './control/service-controls.ts'
-import type { Copier } from './copies/copier.ts'
 import { monotonic } from './copies/held-client.ts'
 import { noKeeper } from './copies/keeper.ts'
-import { fieldsOf, type Successor, type Waiting } from './service/hand-over.ts'
+import { fieldsOf, type Successor } from './service/hand-over.ts'
 import { Service } from './service/service.ts'
 import { AgentCheck } from '../listening/agent-check.ts'
-import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
+import { openSockets, removeSocket } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
+import { Listeners } from './listeners.ts'
+import type { ReplaceableWorker, Worker, WorkerContext } from './replaceable-worker.ts'
+import { settledWithin } from './settled-within.ts'
 import { backendReports, connectionCount, countedOf, serviceStatus } from './view.ts'
 
 /** How long agent checks wait for backends of a predecessor to register, in ms: as a reload does. */
@@ -53,135 +45,6 @@ const RETURN_TIMEOUT_MS = 2000
 
 export interface WorkerOptions {
   readonly logger: Logger
-}
-
-/** Resources and callbacks that a master provides. Without a master, the worker creates its own. */
-export interface WorkerContext {
-  readonly sockets: Sockets
-  /** The listening socket of the admin server. */
-  readonly admin: OwnedFd
-  readonly poller: Poller
-  /** Backends of a predecessor. */
-  readonly known: KnownBackends
-  /** Processes that the master runs. */
-  readonly managed: ManagedProcesses
-  /** A backend has registered or gone, or its health has changed. */
-  readonly onBackends: () => void
-  /** Counters of the broker's other processes. */
-  readonly collect: () => Promise<readonly MetricSnapshot[]>
-  readonly reload: (by: string, wait: boolean) => Promise<ReloadResult>
-  /** Orders of operators that apply; see `ReplaceableWorker.control`. */
-  readonly controls: Controls
-  /** An operator has ordered something here. */
-  readonly onControl: (service: string, control: Control) => void
-  /** Shifts in force. */
-  readonly shifts: Shifts
-  /** Keys for TLS session tickets. */
-  readonly tickets: TicketKeys
-  /** Begins a shift of a service, or ends it. */
-  readonly requestShift: (service: string, shift: Shift | undefined, by: string) => Promise<ReloadResult>
-  /** Of earlier workers, for the charts of the status page; and where each new point goes. */
-  readonly history: History
-  readonly onHistory: (points: HistoryPoints) => void
-  /** Changes the number of instances of a service. */
-  readonly requestScale: (service: string, target: ScaleTarget, by: string) => Promise<ScaleReply>
-  /** Log lines that this process has dropped. */
-  readonly droppedLines: () => number
-  /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
-  readonly copier: Copier | undefined
-  /** Pid of the master; null while there is none. */
-  readonly master: () => number | null
-}
-
-/** Everything that serves connections in one process. There is one per process. */
-export interface Worker {
-  /** ULID of this broker process. */
-  readonly id: string
-  /** Listener name -> address as bound. */
-  readonly addresses: ReadonlyMap<string, string>
-  readonly adminAddress: string
-  readonly controlPath: string
-  status(): Status
-  /**
-   * Stops accepting and waits up to `deadline` milliseconds, and up to the deadline of each service, until every accepted client has been handed off; rejects the rest.
-   * Then disconnects the backends; adopted connections are unaffected.
-   */
-  drain(deadline: number): Promise<void>
-  /** Like `drain`, without waiting. */
-  close(): Promise<void>
-}
-
-/** A worker run by a master, which tells it when to serve, accept and hand over. */
-export interface ReplaceableWorker extends Worker {
-  /** Loads the code of the admin server. */
-  loadAdmin(): Promise<void>
-  /**
-   * Starts to register backends, the first time also to answer the admin API. May be called again after `pause`.
-   *
-   * @param administers false if `administer` follows
-   */
-  serve(administers?: boolean): Promise<void>
-  /** Starts to answer the admin API; rejects if it cannot. */
-  administer(): Promise<void>
-  /** Starts to accept clients. */
-  accept(): void
-  /** Stops registering backends. */
-  pause(): void
-  /** Asks the backends to register with the successor. */
-  askToReconnect(reason: string): void
-  /** Like `askToReconnect`, but there may be no successor: also closes the control and admin sockets. */
-  withdraw(reason: string): void
-  /**
-   * Stops accepting; on `removed` listeners, only after accepting what is in the kernel's queue. Connections held now or later go to
-   * `successor` with their descriptors. Resolves when no connection is left here; relays are cut after `deadline` milliseconds.
-   */
-  finish(
-    removed: readonly string[],
-    successor: (service: string) => Successor,
-    deadline: number,
-    neighbours: {
-      /** Settles when no more clients will arrive from older workers. */
-      readonly predecessors: Promise<unknown>
-      /** To be called when no more clients will be sent to the successor. Resolves when it has received all of them. */
-      readonly settled: () => Promise<void>
-      /** Resolves when the master has answered all reload requests, whose connections to the admin server are still open. */
-      readonly answered: () => Promise<unknown>
-    },
-  ): Promise<void>
-  /** While it finishes: the successor has died, and this is the next one. */
-  handOver(successor: (service: string) => Successor): void
-  /** The successor has died before these connections of one service reached it. Owns the descriptors, which are in the same order. */
-  takeBack(service: string, connections: readonly Waiting[], fds: readonly OwnedFd[]): void
-  /** Takes connections of one service that a predecessor held. Owns their descriptors, even if the service is unknown here. */
-  inherit(service: string, connections: readonly ClientConnection[]): void
-  /** Keeps the state of a connection that is to be inherited next. */
-  inheritState(service: string, block: ResumeState['block'], giver: string): ResumeState
-  /** The same for connections that were parked there. */
-  inheritParked(service: string, connections: readonly ParkedClient[]): void
-  /** Adds a listener, and its service if that is new. Owns `fd`. */
-  listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
-  /** A socket's file was recreated; also accepts on the new socket `fd`. Owns `fd`. */
-  replaceSocket(role: SocketRole, name: string | undefined, fd: OwnedFd): void
-  /** Drains the backend with this ULID, and all that descend from the managed process with it. `deadline`: milliseconds. */
-  drainBackend(service: string, backend: string, deadline: number): void
-  /** An operator has paused a service, resumed it, or changed its maintenance, at another worker. */
-  control(service: string, control: Control): void
-  /** All that apply now. */
-  readonly controls: Controls
-  /** These shifts are in force now, and no others. */
-  shift(shifts: Shifts): void
-  /** These are the keys for TLS session tickets now. */
-  useTickets(tickets: TicketKeys): void
-  /** Sends a change reported by the master to the event streams. */
-  announce(change: Change): void
-  backends(): BackendReport[]
-  /** Open connections: those of its backends, and its own. */
-  connections(): number
-  snapshot(): Promise<MetricSnapshot>
-  /** To be called after each wake-up of the poller: offers the clients accepted in it together. */
-  flush(): void
-  /** Whether the poller may hold back new clients, because the backends of every service are busy (`Service.busy`). */
-  busy(): boolean
 }
 
 /**
@@ -230,12 +93,12 @@ export function createWorker(
     acknowledged: () => poller.advance(),
     announce: (change: Change) => events.announce(change),
     reroute: (connection: ClientConnection) => {
-      const rerouted = doorways.reroute(connection, routed)
+      const rerouted = doorways.reroute(connection, listeners.routed)
       // Not only in a round of the poller, which ends with a flush.
       if (rerouted) queueMicrotask(flush)
       return rerouted
     },
-    listeners: (service: string) => listenersOf.get(service) ?? [],
+    listeners: (service: string) => listeners.of(service),
     recorder: publishing(recorder ?? noRecorder),
     ...(given.copier && { keeperOf: (service: string) => given.copier?.of(service) ?? noKeeper }),
   }
@@ -262,11 +125,6 @@ export function createWorker(
       service.serviceStats.account(numbers, doorways.arrivals(name)),
     )
   }
-  const listeners: Listener[] = []
-  /** By service: asked for with each connection that is handed back. */
-  const listenersOf = new Map<string, Listener[]>()
-  /** Listeners of which each request is looked at: those with routes, or whose service may tell clients apart by a cookie. */
-  const routed = new Set<string>()
   const serviceNamed = (name: string) => {
     const service = services.get(name)
     if (service === undefined) throw new Error(`there is no service "${name}"`)
@@ -275,54 +133,30 @@ export function createWorker(
   const flush = () => {
     for (const service of services.values()) service.flush()
   }
-  const mayUseCookies = (name: string) => {
-    const sticky = services.get(name)?.config.sticky
-    return sticky !== undefined && sticky !== 'address'
-  }
   const doorways = new Doorways({
     poller,
     lingeringClose,
     metrics,
     logger,
     arrive: (name, connection) => serviceNamed(name).arrive(connection),
-    mayUseCookies,
+    mayUseCookies: (name) => listeners.mayUseCookies(name),
     cookieOf: (name) => services.get(name)?.shifting.cookie,
     flush,
   })
-  const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
-    if (fd === undefined) throw new Error(`listener "${listener.name}" has no socket`)
-    const doorway = doorways.open(listener, fd)
-    const service = doorway === undefined ? serviceNamed(listener.service ?? '') : undefined
-    const arrived = (connection: ClientConnection) =>
-      service === undefined ? doorway?.add(connection) : service.arrive(connection)
-    const added = new Listener(listener, fd, arrived, logger)
-    // Not if it only reads PROXY headers: what a connection begins with is the same for all of its requests.
-    if (listener.routes.length > 0 || mayUseCookies(listener.service ?? '')) routed.add(listener.name)
-    listeners.push(added)
-    const account = {
-      kind: 'listener',
-      name: listener.name,
-      service: service === undefined ? null : service.name,
-      unix: listener.listen.kind === 'unix',
-    } as const
-    given.copier?.account(account, (numbers) => numbers.push(added.accepted))
-    if (doorway !== undefined) {
-      const { name } = listener
-      const reasons = doorways.reasonsOf(name)
-      given.copier?.account({ kind: 'doorway', name, ...(reasons && { reasons }) }, (numbers) =>
-        doorways.account(name, numbers),
-      )
-    }
-    for (const name of added.services) listenersOf.set(name, [...(listenersOf.get(name) ?? []), added])
-    return added
-  }
+  const listeners: Listeners = new Listeners({
+    service: serviceNamed,
+    stickyOf: (name) => services.get(name)?.config.sticky,
+    doorways,
+    copier: given.copier,
+    logger,
+  })
   for (const service of config.services.values()) addService(service)
   const shift = (shifts: Shifts) => {
     for (const [name, service] of services)
       service.shift(Object.hasOwn(shifts, name) ? shifts[name] : undefined)
   }
   shift(given.shifts ?? {})
-  for (const listener of config.listeners) addListener(listener, sockets.listeners.get(listener.name))
+  for (const listener of config.listeners) listeners.add(listener, sockets.listeners.get(listener.name))
   const registry = new Registry({
     config,
     socket: sockets.control,
@@ -344,14 +178,10 @@ export function createWorker(
     const text = 'this worker has stopped accepting connections'
     events.announce({ kind: 'broker_state', from: 'running', to: state, text })
   }
-  const published = new Map<string, number>()
   const publish = () => {
     for (const service of services.values()) service.publish()
     doorways.publish()
-    for (const { name, accepted } of listeners) {
-      metrics.connectionsAccepted.inc({ listener: name }, accepted - (published.get(name) ?? 0))
-      published.set(name, accepted)
-    }
+    listeners.publish(metrics)
   }
   const { collect, reload, requestShift, requestScale } = given
   const view: WorkerView = {
@@ -364,14 +194,7 @@ export function createWorker(
         startedAt: startedAt.toISOString(),
         state,
       },
-      listeners: listeners.map(({ name, address, protocol, service, accepting, accepted }) => ({
-        name,
-        address,
-        protocol,
-        service,
-        accepting,
-        accepted,
-      })),
+      listeners: listeners.statuses,
       services: [...services.values()].map(serviceStatus),
     }),
     drainService: (name, deadline) => drainLinks(name, [...(services.get(name)?.links ?? [])], deadline),
@@ -489,7 +312,7 @@ export function createWorker(
   }
   const stop = async (deadline: number) => {
     beginDrain()
-    for (const listener of listeners) {
+    for (const listener of listeners.all) {
       // If this worker was never to accept, the clients in the queue belong to another worker.
       if (deadline === 0 && !accepts) listener.closeCopy()
       else listener.close()
@@ -510,7 +333,7 @@ export function createWorker(
   const inheritPeeked = (connections: readonly ClientConnection[]) => {
     for (const connection of connections) {
       if (doorways.inherit(connection)) continue
-      const listener = listeners.find(({ name }) => name === connection.listener.name)
+      const listener = listeners.named(connection.listener.name)
       const service = services.get(listener?.service ?? '')
       if (service === undefined || connection.peeked === 'proxy') doorways.reject(connection)
       else service.inherit([connection])
@@ -521,7 +344,7 @@ export function createWorker(
   return {
     id,
     get addresses() {
-      return new Map(listeners.map(({ name, address }) => [name, address]))
+      return listeners.addresses
     },
     get adminAddress() {
       return adminAddress ?? formatAddress(config.admin.listen)
@@ -545,7 +368,7 @@ export function createWorker(
     },
     accept() {
       accepts = true
-      for (const listener of listeners) listener.start(poller)
+      for (const listener of listeners.all) listener.start(poller)
       // Without the backends of a predecessor, it would have to answer `down`.
       const known = Object.keys(given.known ?? {})
       const areBack = () => known.every((backend) => isRegistered(backend))
@@ -554,7 +377,7 @@ export function createWorker(
         {
           broker: id,
           version: BROKER_VERSION,
-          listeners: Object.fromEntries(listeners.map(({ name, address }) => [name, address])),
+          listeners: Object.fromEntries(listeners.addresses),
           admin: adminAddress,
           ...(agentCheck && { agentCheck: agentCheck.address }),
           control: sockets.control.path,
@@ -577,7 +400,7 @@ export function createWorker(
     async finish(removed, successor, deadline, { predecessors, settled, answered }) {
       beginDrain()
       const end = performance.now() + deadline
-      for (const listener of listeners) {
+      for (const listener of listeners.all) {
         if (removed.includes(listener.name)) listener.close()
         else listener.closeCopy()
       }
@@ -650,10 +473,10 @@ export function createWorker(
         addService(service)
       }
       metrics.addListener(listener.name)
-      addListener(listener, fd).start(poller)
+      listeners.add(listener, fd).start(poller)
     },
     replaceSocket(role, name, fd) {
-      const listener = listeners.find((each) => each.name === name)
+      const listener = listeners.named(name)
       if (role === 'control') registry.replaceSocket(fd)
       else if (role === 'admin') admin.replaceSocket(fd)
       else if (listener !== undefined) listener.replaceSocket(fd)
@@ -695,15 +518,4 @@ function addressBound(asked: Address, socket: OwnedFd | undefined): string {
   if (asked.kind === 'unix' || socket === undefined) return formatAddress(asked)
   const { address, port } = localAddress(socket.fd)
   return formatAddress({ kind: 'tcp', host: address, port })
-}
-
-/** @returns whether it has settled in time */
-async function settledWithin(done: Promise<unknown>, milliseconds: number): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), milliseconds)
-  })
-  const settled = await Promise.race([done.then(() => true), timeout])
-  clearTimeout(timer)
-  return settled
 }

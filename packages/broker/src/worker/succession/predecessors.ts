@@ -1,0 +1,100 @@
+import { ulidToBytes } from '@baton/backend-sdk/protocol'
+import type { OwnedFd, Poller } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import { Channel } from '../../ipc/channel.ts'
+import { type HeldClients, MAX_CLIENTS } from '../../ipc/messages.ts'
+import { FIRST_INHERITED, IdleClient, InheritedClient } from '../connection/connection.ts'
+import { monotonic } from '../copies/held-client.ts'
+import { blockOf } from '../copies/held-state.ts'
+import { sharedReserve } from '../listen/descriptor-reserve.ts'
+import { systemOs } from '../os.ts'
+import type { ReplaceableWorker } from '../replaceable-worker.ts'
+
+type Held = HeldClients['clients'][number]
+type Listening = InheritedClient['listener']
+
+/** Workers that leave, and what this one receives from them: connections that are held, looked at or parked. */
+export class Predecessors {
+  readonly #poller: Poller
+  readonly #logger: Logger
+  readonly #worker: () => ReplaceableWorker | undefined
+  /** Pending until each has sent its last client. */
+  readonly #leaving = new Set<Promise<void>>()
+  /** Of their connections: one object for all of a listener, because thousands may be parked. */
+  readonly #listeners = new Map<string, Listening>()
+  #inherited = FIRST_INHERITED
+
+  constructor(poller: Poller, logger: Logger, worker: () => ReplaceableWorker | undefined) {
+    this.#poller = poller
+    this.#logger = logger
+    this.#worker = worker
+  }
+
+  /** Settles when each of those connected so far has sent its last client. */
+  async gone(): Promise<void> {
+    await Promise.all(this.#leaving)
+  }
+
+  /** Owns `socket`. The worker at the other end closes it when it has no more connections. */
+  connect(socket: OwnedFd): void {
+    let over!: () => void
+    const end = new Promise<void>((resolve) => (over = resolve))
+    this.#leaving.add(end)
+    const reserve = sharedReserve()
+    const channel: Channel<HeldClients, never> = new Channel(socket, this.#poller, {
+      // Clients accepted here may have filled the descriptor table.
+      room: () => reserve.fits(channel.fd, MAX_CLIENTS),
+      message: ({ clients }, fds) => {
+        for (const [index, client] of clients.entries()) this.#inherit(client, fds[index] as OwnedFd)
+        this.#worker()?.flush()
+      },
+      ended: (error) => {
+        if (error !== undefined)
+          this.#logger.error({ error: error.message }, 'held clients from the previous worker were lost')
+        channel.close()
+        this.#leaving.delete(end)
+        over()
+      },
+    })
+  }
+
+  #inherit(client: Held, fd: OwnedFd): void {
+    const worker = this.#worker()
+    const { service, protocol } = client.resume ?? client
+    const listener = this.#listenerNamed(client.listener, protocol)
+    const id = ulidToBytes(client.id)
+    const { proxied, routed, peeked, unjudged } = client
+    if (client.idleFor !== undefined) {
+      const idleUntil =
+        client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
+      worker?.inheritParked(client.service, [new IdleClient({ fd, listener, id, idleUntil, proxied })])
+      return
+    }
+    const connection = new InheritedClient(fd, {
+      // Behind earlier inherited connections, and before all accepted here.
+      order: this.#inherited++,
+      listener,
+      // Without an address if the client has already disconnected; the end is seen when the socket is read.
+      peer: systemOs.peer(fd.fd),
+      id,
+      acceptedAt: client.acceptedAt - monotonic() + performance.now(),
+      ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
+      ...(peeked !== undefined && { peeked }),
+      ...(unjudged !== undefined && { unjudged }),
+      proxied,
+      routed,
+      ...(client.resume !== undefined &&
+        worker !== undefined && {
+          resume: worker.inheritState(service, blockOf(client.resume), client.resume.giver),
+        }),
+    })
+    worker?.inherit(service, [connection])
+  }
+
+  #listenerNamed(name: string, protocol: Listening['protocol']): Listening {
+    const key = `${name}/${protocol}`
+    const known = this.#listeners.get(key) ?? { name, protocol }
+    this.#listeners.set(key, known)
+    return known
+  }
+}
