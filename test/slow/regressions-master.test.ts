@@ -310,7 +310,7 @@ void t.test('managed backends, and a full descriptor table', { timeout: LIMIT },
       'and not before',
     )
     const { code, signal: by } = end(pid) ?? {}
-    t.ok(code === 0 || by === 'SIGTERM', `exit code ${code}, signal ${by}`)
+    t.ok(code === 0 || by === 'SIGTERM', `exit code ${String(code)}, signal ${String(by)}`)
   }
 
   // A leaving worker duplicated 200 descriptors at a time to pass them on, more than the reserve had: EMFILE ended it, with every
