@@ -3,6 +3,7 @@ import { dupOnto, EPOLLOUT, OwnedFd, sharedPoller, type Watch } from '@baton/nat
 import { errnoOf } from '../config/error.ts'
 import { LineBuffer, type Origin } from './line-buffer.ts'
 import { openOutlet, type Outlet } from './outlet.ts'
+import { Relief } from './relief.ts'
 
 /** Maximum bytes pending for a slow reader, or a full or hung disk, before lines are dropped. */
 const MAX_BUFFER_BYTES = 4 * 1024 * 1024
@@ -70,7 +71,7 @@ export class Sink {
   #progress: Progress = IDLE
   /** When the output last accepted bytes, or had nothing pending. */
   #lastProgressAt = performance.now()
-  readonly #waiting = new Set<() => void>()
+  readonly #relief = new Relief()
   /** Bytes being written by a pool thread. */
   #inThread = 0
   /** The output was switched to another file while a thread was writing to the previous one. */
@@ -129,15 +130,7 @@ export class Sink {
 
   /** Resolves when the output is no longer congested, or after `limit` ms. */
   relieved(limit: number): Promise<void> {
-    return new Promise((resolve) => {
-      const done = () => {
-        clearTimeout(timer)
-        this.#waiting.delete(done)
-        resolve()
-      }
-      const timer = setTimeout(done, limit)
-      this.#waiting.add(done)
-    })
+    return this.#relief.wait(limit)
   }
 
   /** @param text whole lines */
@@ -267,7 +260,7 @@ export class Sink {
   #noteWritten(count: number): void {
     this.#buffer.written(count)
     this.#lastProgressAt = performance.now()
-    if (this.#buffer.size <= CONGESTED_SIZE) for (const done of this.#waiting) done()
+    if (this.#buffer.size <= CONGESTED_SIZE) this.#relief.come()
   }
 
   async #await(write: Promise<number>, size: number): Promise<void> {

@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import { addOutput } from '../congestion.ts'
+import { Relief } from '../relief.ts'
 import { outputFolder } from './files.ts'
 import { type KeepLimits, KeptService, type KeptServiceState } from './kept-service.ts'
 import { formatLines, type OutputSource, type OutputStream } from './line.ts'
@@ -29,7 +30,7 @@ export class OutputKeeper {
   readonly #folder: string
   readonly #options: OutputKeeperOptions
   readonly #services = new Map<string, KeptService>()
-  readonly #waiting = new Set<() => void>()
+  readonly #relief = new Relief()
   readonly #removeOutput: () => void
   #inStep = false
   #paused = false
@@ -69,15 +70,7 @@ export class OutputKeeper {
   }
 
   relieved(limit: number): Promise<void> {
-    return new Promise((resolve) => {
-      const done = () => {
-        clearTimeout(timer)
-        this.#waiting.delete(done)
-        resolve()
-      }
-      const timer = setTimeout(done, limit)
-      this.#waiting.add(done)
-    })
+    return this.#relief.wait(limit)
   }
 
   /**
@@ -154,7 +147,7 @@ export class OutputKeeper {
     // Others first, next time.
     this.#services.delete(service.name)
     this.#services.set(service.name, service)
-    if (!this.congested) for (const done of this.#waiting) done()
+    if (!this.congested) this.#relief.come()
     this.#schedule()
   }
 
