@@ -8,6 +8,13 @@
 import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { build } from 'esbuild'
+import { takeBuiltins } from './take-builtins.mjs'
+
+const ABSENT =
+  /^(@opentelemetry\/api|\.\/lib\/pushgateway|@fastify\/ajv-compiler|@fastify\/fast-json-stringify-compiler|light-my-request)$/
+const EAGER = "exports.collectDefaultMetrics = require('./lib/defaultMetrics');"
+const LAZY =
+  "Object.defineProperty(exports, 'collectDefaultMetrics', { enumerable: true, get: () => require('./lib/defaultMetrics') });"
 
 const manifest = JSON.parse(readFileSync('package.json', 'utf8'))
 // Built aside: a build that is interrupted leaves the one before.
@@ -33,27 +40,32 @@ const { metafile } = await build({
       join(import.meta.dirname, `../packages/backend-sdk/src/${file}.ts`),
     ]),
   ),
-  // Bundled CommonJS packages call `require` for Node's modules.
-  banner: {
-    js: "import { createRequire as requireOf } from 'node:module'; const require = requireOf(import.meta.url);",
-  },
+  // Bundled CommonJS packages call `require` for Node's modules, and for nothing else.
+  banner: { js: 'const require = (name) => process.getBuiltinModule(name);' },
   plugins: [
     {
-      name: 'parts of prom-client',
+      name: 'parts that are not needed',
       setup(building) {
-        // prom-client needs the first for exemplars, and has the second to push. Baton does neither, and loading them takes as long as all the
-        // rest of prom-client.
-        building.onResolve(
-          { filter: /^(@opentelemetry\/api|\.\/lib\/pushgateway)$/ },
-          ({ path, importer }) =>
-            importer.includes('/prom-client/') ? { path, namespace: 'absent' } : undefined,
+        // prom-client needs the first for exemplars, and has the second to push. Fastify's compilers are for routes with JSON schemas, and
+        // light-my-request is for tests. Baton has none of that, and loading it takes longer than all the rest of both.
+        building.onResolve({ filter: ABSENT }, ({ path, importer }) =>
+          /\/(?:prom-client|fastify)\//.test(importer) ? { path, namespace: 'absent' } : undefined,
         )
         building.onLoad({ filter: /./, namespace: 'absent' }, () => ({ contents: 'module.exports = {}' }))
+        // Only a worker measures its own process.
+        building.onLoad({ filter: /\/prom-client\/index\.js$/ }, ({ path }) => {
+          const text = readFileSync(path, 'utf8')
+          if (!text.includes(EAGER)) throw new Error(`${path} is not as expected`)
+          return { contents: text.replace(EAGER, LAZY) }
+        })
       },
     },
   ],
   logLevel: 'warning',
 })
+
+// Not the SDK: it is part of users' processes, whose tools may replace what is imported.
+if (manifest.name !== '@baton/backend-sdk') takeBuiltins(outdir)
 
 /** Folders of the bundled dependencies. */
 const folders = new Set(
