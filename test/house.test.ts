@@ -19,10 +19,12 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   supervise: ['config', 'log'],
   api: ['config', 'metrics'],
   listening: ['config', 'errors.ts'],
+  'compile-cache.ts': ['listening/runtime-folder.ts'],
   ipc: ['api', 'config', 'metrics', 'supervise'],
   // The processes. A master and its workers share types and messages, but no code of either.
   master: [
     'api',
+    'compile-cache.ts',
     'config',
     'early-signals.ts',
     'errors.ts',
@@ -38,6 +40,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   ],
   worker: [
     'api',
+    'compile-cache.ts',
     'config',
     'errors.ts',
     'ipc',
@@ -53,6 +56,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   // It becomes a master, or sends requests to one. `baton check` looks at runtimeDir.
   cli: [
     'api',
+    'compile-cache.ts',
     'config',
     'early-signals.ts',
     'errors.ts',

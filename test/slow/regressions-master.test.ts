@@ -306,7 +306,9 @@ void t.test('managed backends, and a full descriptor table', { timeout: LIMIT },
     await eventually(() => end(pid) !== undefined, 'it ends with its last answer')
     // SIGTERM follows once the worker reports that it has drained, and may be faster than its own exit.
     t.ok(
-      broker.program.messages().some(({ msg, peerPid }) => String(msg).includes('events closed') && peerPid === pid),
+      broker.program
+        .messages()
+        .some(({ msg, peerPid }) => String(msg).includes('events closed') && peerPid === pid),
       'and not before',
     )
     const { code, signal: by } = end(pid) ?? {}

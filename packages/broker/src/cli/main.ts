@@ -26,6 +26,8 @@ const args = process.argv.slice(2)
 if (isMaster && !asksForHelp(args)) {
   // A master allocates little. By default V8 lets the young generation grow to 16 MiB, which stays resident.
   setFlagsFromString('--semi-space-growth-factor=1')
+  const { keepCompiledCode } = await import('../compile-cache.ts')
+  keepCompiledCode()
   const { startEarlyWorker, takeEarlyWorker } = await import('../master/early-worker.ts')
   startEarlyWorker(process.argv[2] === 'run' ? 'text' : 'json')
   // Imported here because no other command needs libc. `process.stdout` would make a pipe nonblocking for every process that writes to it.

@@ -4,5 +4,7 @@
 for (const signal of ['SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGTSTP'] as const)
   process.on(signal, () => {})
 
+const { keepCompiledCode } = await import('../compile-cache.ts')
+keepCompiledCode()
 const { runWorker } = await import('./supervised-worker.ts')
 runWorker(process.argv[2])

@@ -1,3 +1,4 @@
+import { writeCompiledCode } from '../../compile-cache.ts'
 import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError } from '../../config/error.ts'
@@ -239,6 +240,7 @@ export class ReloadPreparation {
         askers,
         waiting: later,
       }
+      writeCompiledCode()
       written = writeState(state)
       executeInPlace({
         path: node,
