@@ -24,7 +24,8 @@ export function cleanEnvironment(extra: NodeJS.ProcessEnv = {}): NodeJS.ProcessE
       name !== 'NODE_OPTIONS' &&
       !name.startsWith('_TAPJS') &&
       !name.startsWith('TAP') &&
-      !name.startsWith('BATON_'),
+      // The whole suite may run with either library.
+      (name === 'BATON_FFI' || !name.startsWith('BATON_')),
   )
   return { ...Object.fromEntries(kept), ...extra }
 }

@@ -27,7 +27,7 @@ void t.test('where compiled code is kept', async (t) => {
   writeFileSync(at('file'), '')
   t.equal(cacheFolder({ XDG_CACHE_HOME: at('file') }, self), undefined, 'a file in the way')
 
-  // What is in it is executed.
+  // Code in it is executed.
   chmodSync(folder, 0o770)
   t.equal(cacheFolder({ HOME: home }, self), undefined, 'writable by a group')
   chmodSync(folder, 0o700)

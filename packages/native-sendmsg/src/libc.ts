@@ -1,129 +1,95 @@
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { endianness } from 'node:os'
-import type * as Ffi from 'ffi-rs'
 import { SYS_KCMP, SYS_PIDFD_OPEN } from './abi.ts'
 import { UnsupportedPlatformError } from './errors.ts'
+import { throughFfiRs } from './ffi-rs.ts'
+import type { Failure, ForeignFunction, ForeignFunctions, Kind } from './foreign-function.ts'
+import { throughKoffi } from './koffi.ts'
 import { SYS_IO_URING_ENTER, SYS_IO_URING_SETUP } from './ring-abi.ts'
 
 /**
- * The process's own C library, through ffi-rs.
+ * The process's own C library, through ffi-rs, or through koffi if the process was started with `BATON_FFI=koffi`.
  *
  * All arguments are numbers: descriptors, flags, and addresses of memory that an `Arena` owns. An address
  * is below 2^48 on both architectures (higher ones only on request), so a double represents it
- * exactly. Passing numbers in a call object that is built once costs half as much as `define` with Buffers
- * (3.9 us instead of 7.9 us for a recv).
+ * exactly.
  *
  * `fcntl`, `open` and `syscall` are variadic in C; on x64 and arm64 Linux, their integer arguments are passed
  * as in any other call.
  */
-type Loaded = { ffi: typeof Ffi } | { reason: string; cause?: unknown }
+type Loaded = { functions: ForeignFunctions } | { reason: string; cause?: unknown }
 
-const LIBRARY = 'baton:libc'
-const loaded = load()
-
-/** True if descriptors can be passed: on Linux x64 or arm64, if ffi-rs loads. */
-export const supported: boolean = 'ffi' in loaded
-
-function load(): Loaded {
-  if (process.platform !== 'linux') return { reason: `this is ${process.platform}` }
-  if (!['x64', 'arm64'].includes(process.arch) || endianness() !== 'LE') {
-    return { reason: `this is ${process.arch}` }
-  }
-  try {
-    const ffi: typeof Ffi = createRequire(import.meta.url)('ffi-rs')
-    // An empty path is dlopen(NULL): the running program, including its libc (glibc or musl).
-    ffi.open({ library: LIBRARY, path: '' })
-    return { ffi }
-  } catch (cause) {
-    // Node's permission model, or --no-addons.
-    const disabled = (cause as NodeJS.ErrnoException).code === 'ERR_DLOPEN_DISABLED'
-    const reason = 'native addons are disabled: start Node with --allow-addons beside --permission'
-    return { reason: disabled ? reason : 'ffi-rs does not load', cause }
-  }
-}
-
-function binding(): typeof Ffi {
-  if ('ffi' in loaded) return loaded.ffi
-  throw new UnsupportedPlatformError(loaded.reason, { cause: loaded.cause })
-}
-
-/** `word` is an address or a size; `string` is a C string. */
-type Kind = 'int' | 'word' | 'string'
-type Value = number | string
-
-interface Call<E extends boolean> extends Ffi.FFIParams<Ffi.DataType.I32 | Ffi.DataType.I64, E> {
-  paramsValue: Value[]
-}
+const LIBRARIES = { 'ffi-rs': throughFfiRs, koffi: throughKoffi }
 
 let errno = 0
 
 /** errno of the last call below that returned -1. As in C, read it before the next call. */
 export const lastErrno = (): number => errno
 
-function describe<E extends boolean>(
-  name: string,
-  result: 'int' | 'word',
-  kinds: readonly Kind[],
-  fetchErrno: E,
-): Call<E> {
-  const { DataType } = binding()
-  const types = { int: DataType.I32, word: DataType.I64, string: DataType.String }
-  return {
-    library: LIBRARY,
-    funcName: name,
-    retType: result === 'int' ? DataType.I32 : DataType.I64,
-    paramsType: kinds.map((kind) => types[kind]),
-    paramsValue: [],
-    errno: fetchErrno,
-    freeResultMemory: false,
+const loaded = load(chosen())
+
+/** True if descriptors can be passed: on Linux x64 or arm64, if the library loads. */
+export const supported: boolean = 'functions' in loaded
+
+function load(name: string): Loaded {
+  if (process.platform !== 'linux') return { reason: `this is ${process.platform}` }
+  if (!['x64', 'arm64'].includes(process.arch) || endianness() !== 'LE') {
+    return { reason: `this is ${process.arch}` }
   }
-}
-
-/** Binds a system call without libc wrapper, through `syscall(number, ...)`. */
-function bindNumber(binder: typeof bind, number: number, ...kinds: Kind[]): (...values: Value[]) => number {
-  const call = binder('syscall', 'word', 'word', ...kinds)
-  return (...values) => call(number, ...values)
-}
-
-function bind(name: string, result: 'int' | 'word', ...kinds: Kind[]): (...values: Value[]) => number {
-  let call: Call<true> | undefined
-  return (...values) => {
-    call ??= describe(name, result, kinds, true)
-    call.paramsValue = values
-    const outcome = binding().load<Call<true>['retType'], true>(call)
-    if (outcome.value === -1) errno = outcome.errnoCode
-    return outcome.value
+  if (!isLibrary(name)) return { reason: `BATON_FFI is "${name}", and may be ffi-rs or koffi` }
+  try {
+    const require = createRequire(import.meta.url)
+    return { functions: LIBRARIES[name](require, (code) => (errno = code)) }
+  } catch (cause) {
+    // Node's permission model, or --no-addons.
+    const disabled = (cause as NodeJS.ErrnoException).code === 'ERR_DLOPEN_DISABLED'
+    const reason = 'native addons are disabled: start Node with --allow-addons beside --permission'
+    return { reason: disabled ? reason : `${name} does not load`, cause }
   }
 }
 
 /**
- * Like `bind`, for functions called for every connection. Fetching errno costs a fifth of a call (an object, and the error text), so
- * only a failed call fetches it, by calling again. Only for functions whose failure has no effect; if the second call succeeds, its
- * result is returned.
+ * From the environment that the process was started with: two of these libraries in one process have crashed it, and a Worker may have other
+ * variables.
  */
-function bindRepeatable(
-  name: string,
-  result: 'int' | 'word',
-  ...kinds: Kind[]
-): (...values: Value[]) => number {
-  let call: Call<false> | undefined
-  const callAgain = bind(name, result, ...kinds)
-  return (...values) => {
-    call ??= describe(name, result, kinds, false)
-    call.paramsValue = values
-    const value = binding().load<Call<false>['retType'], false>(call)
-    return value === -1 ? callAgain(...values) : value
+function chosen(): string {
+  try {
+    const [, name] = /(?:^|\0)BATON_FFI=([^\0]*)/.exec(readFileSync('/proc/self/environ', 'latin1')) ?? []
+    return name ?? 'ffi-rs'
+  } catch {
+    return 'ffi-rs'
   }
 }
 
-/** Like `bind`, but a failure does not set `lastErrno()`. */
-function bindSilent(name: string, result: 'int' | 'word', ...kinds: Kind[]): (...values: Value[]) => number {
-  let call: Call<false> | undefined
-  return (...values) => {
-    call ??= describe(name, result, kinds, false)
-    call.paramsValue = values
-    return binding().load<Call<false>['retType'], false>(call)
+function isLibrary(name: string): name is keyof typeof LIBRARIES {
+  return Object.hasOwn(LIBRARIES, name)
+}
+
+function binding(): ForeignFunctions {
+  if ('functions' in loaded) return loaded.functions
+  throw new UnsupportedPlatformError(loaded.reason, { cause: loaded.cause })
+}
+
+type Binder = (name: string, result: 'int' | 'word', ...kinds: Kind[]) => ForeignFunction
+
+/** Importing this module must not throw where it is not supported: functions are bound when they are first called. */
+const binder =
+  (failure: Failure): Binder =>
+  (name, result, ...kinds) => {
+    let call: ForeignFunction | undefined
+    return (...values) => (call ??= binding().bind(name, result, kinds, failure))(...values)
   }
+
+const bind = binder('final')
+/** For functions that are called for every connection. */
+const bindRepeatable = binder('repeatable')
+const bindSilent = binder('silent')
+
+/** Binds a system call without libc wrapper, through `syscall(number, ...)`. */
+function bindNumber(binds: Binder, number: number, ...kinds: Kind[]): ForeignFunction {
+  const call = binds('syscall', 'word', 'word', ...kinds)
+  return (...values) => call(number, ...values)
 }
 
 /** Each function returns what the C function does: -1 for failure, with the reason in `lastErrno()`. */
@@ -150,7 +116,7 @@ export const libc = {
   getpeername: bind('getpeername', 'int', 'int', 'word', 'word'),
   getsockopt: bind('getsockopt', 'int', 'int', 'int', 'int', 'word', 'word'),
   setsockopt: bind('setsockopt', 'int', 'int', 'int', 'int', 'word', 'int'),
-  /** For every connection. Failure does not matter, so errno is not fetched. */
+  /** For every connection. Failure does not matter. */
   trySetsockopt: bindSilent('setsockopt', 'int', 'int', 'int', 'int', 'word', 'int'),
   sendto: bind('sendto', 'word', 'int', 'word', 'word', 'int', 'word', 'int'),
   send: bind('send', 'word', 'int', 'word', 'word', 'int'),
@@ -183,40 +149,25 @@ export const libc = {
  * -errno. The memory at `events` must outlive the call.
  */
 export function epollWait(epoll: number, events: number, capacity: number): Promise<number> {
-  return onThread('epoll_wait', ['int', 'word', 'int', 'int'], [epoll, events, capacity, -1])
+  return binding().onThread('epoll_wait', ['int', 'word', 'int', 'int'], [epoll, events, capacity, -1])
 }
 
 /** close(2) on a thread of libuv's pool. Resolves to 0, or to -errno. */
 export function closeOnThread(fd: number): Promise<number> {
-  return onThread('close', ['int'], [fd])
+  return binding().onThread('close', ['int'], [fd])
 }
 
 /** send(2) on a thread of libuv's pool: for a socket whose kernel side takes its time. Resolves to the number of bytes, or to -errno. */
 export function sendOnThread(fd: number, bytes: number, size: number, flags: number): Promise<number> {
-  return onThread('send', ['int', 'word', 'word', 'int'], [fd, bytes, size, flags])
+  return binding().onThread('send', ['int', 'word', 'word', 'int'], [fd, bytes, size, flags])
 }
 
 /** The same for recv(2). */
 export function recvOnThread(fd: number, bytes: number, size: number, flags: number): Promise<number> {
-  return onThread('recv', ['int', 'word', 'word', 'int'], [fd, bytes, size, flags])
-}
-
-async function onThread(name: string, kinds: readonly Kind[], values: Value[]): Promise<number> {
-  const call = describe(name, 'int', kinds, true)
-  call.paramsValue = values
-  const outcome = await binding().load<Call<true>['retType'], true, true>({ ...call, runInNewThread: true })
-  return outcome.value === -1 ? -outcome.errnoCode : outcome.value
+  return binding().onThread('recv', ['int', 'word', 'word', 'int'], [fd, bytes, size, flags])
 }
 
 /** Address of a buffer's first byte. The caller ensures that the memory does not move (see `Arena`). */
 export function addressOf(buffer: Buffer): number {
-  const { DataType } = binding()
-  return binding().load({
-    library: LIBRARY,
-    // memmove(3) returns its first argument; 0 bytes are moved.
-    funcName: 'memmove',
-    retType: DataType.I64,
-    paramsType: [DataType.U8Array, DataType.U8Array, DataType.I64],
-    paramsValue: [buffer, buffer, 0],
-  })
+  return binding().addressOf(buffer)
 }

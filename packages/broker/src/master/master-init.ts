@@ -35,7 +35,7 @@ export interface MasterOptions {
   readonly given?: PassedSockets | undefined
 }
 
-/** What a master begins with: newly opened, or restored after exec. The master owns it. */
+/** Initial state of a master: newly opened, or restored after exec. The master owns it. */
 export interface MasterInit {
   readonly poller: Poller
   readonly store: ManagerStore
