@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs'
+import { appendFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { AppRun, NOTHING_LEFT } from './support/app-run.ts'
@@ -103,5 +103,39 @@ void t.test(
         /^draining signal="bash \(pid \d+\), which started the broker, has exited"/.test(line),
       ),
     )
+  },
+)
+
+void t.test(
+  'an app that cleans up at SIGTERM does so at a deploy and at the stop, once its connections have gone',
+  { timeout: LIMIT },
+  async (t) => {
+    const port = await freePort()
+    const [command = '', file = ''] = app(t, port)
+    const cleaning = `
+      let over = 0
+      process.on('SIGTERM', () => {
+        over += 1
+        server.close(() => setTimeout(() => {
+          console.log('cleaned up at signal ' + over)
+          process.exit(0)
+        }, 50))
+      })`
+    appendFileSync(file, cleaning)
+    const run = await new AppRun(t, {
+      command: [command, file],
+      options: ['--drain-deadline', '10h'],
+    }).serving(1)
+    const idle = await Client.open(t, { host: '127.0.0.1', port })
+    t.equal((await idle.get()).body, 'hello')
+    const deploy = await run.deploy()
+    t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
+    t.equal((await idle.get()).body, 'hello')
+    t.same(await run.end('SIGTERM'), NOTHING_LEFT)
+    t.same(
+      run.program.lines.filter((line) => line.includes('cleaned up')),
+      Array.from({ length: 2 }, () => 'app.1 | cleaned up at signal 1'),
+    )
+    t.equal(await idle.ended, 'end')
   },
 )

@@ -572,6 +572,32 @@ void t.test(
       t.equal(registered.wire.all('drained').length, 1)
     })
 
+    // It exited once it had drained, so that what frameworks do at SIGTERM (closing databases, flushing logs) was left out at each deploy.
+    for (const sender of ['the master', 'no one']) {
+      await t.test(
+        `the operator’s drain of an app that handles SIGTERM: its handler runs, once, with SIGTERM from ${sender}`,
+        async (t) => {
+          const { app, registered, client } = await begin(
+            t,
+            `process.once('SIGTERM', () => {
+              server.close(() => process.stdin.once('data', () => { say('cleaned up'); process.exit(7) }))
+              say('SIGTERM')
+            })`,
+          )
+          registered.wire.write({ type: 'drain', deadline: 30_000, reason: 'requested by the operator' })
+          await registered.wire.frame('drain')
+          app.child.stdin?.write('answer')
+          await answered(client, 'late')
+          await registered.wire.frame('drained')
+          if (sender === 'the master') app.kill('SIGTERM')
+          await app.message('SIGTERM')
+          app.child.stdin?.write('clean up')
+          t.same(await app.exited, { code: 7, signal: null })
+          t.equal(said(app, 'SIGTERM').length, 1)
+        },
+      )
+    }
+
     for (const place of ['before', 'after'] as const) {
       await t.test(`an app with its own SIGTERM handler decides itself (${place} listen())`, async (t) => {
         const own = `process.once('SIGTERM', () => { say('own'); server.close(() => say('closed')) });`
