@@ -362,6 +362,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     const isOver = () =>
       this.#state === 'draining' &&
       this.#movers.isEmpty &&
+      this.#upgraded.size > 0 &&
       (this.#attachment?.live ?? 0) <= this.#upgraded.size &&
       [...this.#sessions].every((session) => session.isSettled)
     while (this.#state !== 'closed') {

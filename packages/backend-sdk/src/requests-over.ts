@@ -1,4 +1,4 @@
-/** Resolves when a drain has only upgraded connections left, none of which can move, or nothing. */
+/** Resolves when a drain has only upgraded connections left, none of which can move, or is over. */
 type RequestsOver = () => Promise<void>
 
 const offered = new WeakMap<object, RequestsOver>()
