@@ -358,7 +358,8 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#shut()
   }
 
-  async #whenRequestsOver(): Promise<void> {
+  /** False if the drain is over before. */
+  async #whenRequestsOver(): Promise<boolean> {
     const isOver = () =>
       this.#state === 'draining' &&
       this.#movers.isEmpty &&
@@ -367,9 +368,10 @@ export class Backend extends EventEmitter<BackendEvents> {
       [...this.#sessions].every((session) => session.isSettled)
     while (this.#state !== 'closed') {
       await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
-      if (isOver()) return
+      if (isOver()) return true
       await this.#upgraded.whenChanged()
     }
+    return false
   }
 
   /** Of several deadlines, the earliest counts. */

@@ -38,10 +38,7 @@ async function baton(app: FastifyInstance, options: BatonPluginOptions & Registe
     // WebSockets end when plugins say goodbye to them, in `preClose`, as without Baton: the drain does not wait for them. They are still
     // cut at its deadline, and Fastify waits until the server has closed.
     const drain = () =>
-      Promise.race([
-        backend.drain(drainDeadline === undefined ? {} : { deadline: drainDeadline }),
-        requestsOver(backend),
-      ])
+      requestsOver(backend, backend.drain(drainDeadline === undefined ? {} : { deadline: drainDeadline }))
     // avvio's method, which Fastify's types leave out; `addHook` is no longer allowed here. The hook added last runs first.
     // Fastify's own close hook, added just before this one, answers every request with 503 from its start on, even during
     // `preClose`, so draining has to be over by then.

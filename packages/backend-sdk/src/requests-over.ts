@@ -1,5 +1,5 @@
-/** Resolves when a drain has only upgraded connections left, none of which can move, or is over. */
-type RequestsOver = () => Promise<void>
+/** Resolves to true when a drain has only upgraded connections left, none of which can move; to false when it is over. */
+type RequestsOver = () => Promise<boolean>
 
 const offered = new WeakMap<object, RequestsOver>()
 
@@ -9,10 +9,11 @@ export function offerRequestsOver(backend: object, whenOver: RequestsOver): void
 }
 
 /**
- * For frameworks that end WebSockets themselves when they close: of a backend that drains, resolves when all requests have been answered, and
- * idle connections have moved or ended. Only WebSockets are left, which nothing but their end or the deadline would take away: there are
- * none that may move to another process.
+ * For frameworks that end WebSockets themselves when they close. Resolves when `drained`, the drain of this backend, is over; or before that, when
+ * all requests have been answered and idle connections have moved or ended, so that only WebSockets are left, which nothing but their end or the
+ * deadline would take away: there are none that may move to another process.
  */
-export function requestsOver(backend: object): Promise<void> {
-  return offered.get(backend)?.() ?? Promise.resolve()
+export async function requestsOver(backend: object, drained: Promise<void>): Promise<void> {
+  const over = offered.get(backend)?.() ?? Promise.resolve(false)
+  await Promise.race([drained, over.then((areWebSockets) => (areWebSockets ? undefined : drained))])
 }
