@@ -139,3 +139,33 @@ void t.test(
     t.equal(await idle.ended, 'end')
   },
 )
+
+// `react-router-serve` without PORT, get-port and others open a server for a moment to see whether a port is free. That server became a backend,
+// whose clients nobody answered, and its port a listener of the protocol `tcp`.
+void t.test('an app that probes its port before it listens on it', { timeout: LIMIT }, async (t) => {
+  const port = await freePort()
+  const file = join(temporaryFolder(t), 'app.mjs')
+  writeFileSync(
+    file,
+    `import http from 'node:http'
+    import net from 'node:net'
+    const isFree = (port) => new Promise((resolve) => {
+      const probe = net.createServer()
+      probe.unref()
+      probe.once('error', ({ code }) => resolve(code))
+      probe.listen({ port }, () => {
+        console.log('probed ' + probe.address().port)
+        probe.close(() => resolve(true))
+      })
+    })
+    if (await isFree(${port}) !== true) process.exit(3)
+    http.createServer((_, response) => response.end('hello')).listen(${port})`,
+  )
+  const run = await new AppRun(t, { command: [process.execPath, file], options: ['-i', '2'] }).serving(2)
+  t.equal(run.program.lines.filter((line) => line.endsWith(`probed ${port}`)).length, 2)
+  t.match(await run.listeners(), [{ listen: `[::]:${port}`, protocol: 'http', service: 'app' }])
+  t.equal(run.program.lines.filter((line) => line.startsWith('backend registered ')).length, 2)
+  const client = await Client.open(t, { host: '127.0.0.1', port })
+  t.equal((await client.get()).body, 'hello')
+  t.same(await run.end('SIGTERM'), NOTHING_LEFT)
+})
