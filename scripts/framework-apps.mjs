@@ -3,7 +3,7 @@
 // on a busy machine may take longer than a test file is given.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { installedNode } from './node-release.mjs'
@@ -43,21 +43,16 @@ export function builtApp(name) {
   // Without it npm would install what is above.
   if (!FRAMEWORK_APPS.includes(name)) throw new Error(`test/apps/${name} has no package.json`)
   const folder = join(cache, `${name}-${digestOf(join(sources, name))}`)
-  if (existsSync(folder)) return folder
+  // Written last: an interrupted build is begun again.
+  const complete = join(folder, '.complete')
+  if (existsSync(complete)) return folder
   mkdirSync(cache, { recursive: true })
-  for (const old of readdirSync(cache).filter((each) => each.replace(/-[\da-f]{12}(\.new)?$/, '') === name))
+  for (const old of readdirSync(cache).filter((each) => each.replace(/-[\da-f]{12}$/, '') === name))
     rmSync(join(cache, old), { recursive: true, force: true })
-  // Under its last name only once it is complete. Some builds keep absolute paths, so it is renamed before the build.
-  const unfinished = `${folder}.new`
-  cpSync(join(sources, name), unfinished, { recursive: true })
-  npm(unfinished, 'install', '--no-audit', '--no-fund', '--no-package-lock', '--prefer-offline')
-  renameSync(unfinished, folder)
-  try {
-    npm(folder, 'run', 'build', '--if-present')
-  } catch (error) {
-    renameSync(folder, unfinished)
-    throw error
-  }
+  cpSync(join(sources, name), folder, { recursive: true })
+  npm(folder, 'install', '--no-audit', '--no-fund', '--no-package-lock', '--prefer-offline')
+  npm(folder, 'run', 'build', '--if-present')
+  writeFileSync(complete, '')
   return folder
 }
 

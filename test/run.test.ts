@@ -154,14 +154,25 @@ void t.test('an app that probes its port before it listens on it', { timeout: LI
       probe.unref()
       probe.once('error', ({ code }) => resolve(code))
       probe.listen({ port }, () => {
-        console.log('probed ' + probe.address().port)
-        probe.close(() => resolve(true))
+        const { port } = probe.address()
+        console.log('probed ' + port)
+        probe.close(() => resolve(port))
       })
     })
-    if (await isFree(${port}) !== true) process.exit(3)
+    if (await isFree(${port}) !== ${port}) process.exit(3)
     http.createServer((_, response) => response.end('hello')).listen(${port})`,
   )
-  const run = await new AppRun(t, { command: [process.execPath, file], options: ['-i', '2'] }).serving(2)
+  const command = [process.execPath, file]
+  const given = await freePort()
+  // Told the port of `--listen`, the second process found that its first one was another.
+  const other = await new AppRun(t, {
+    command,
+    options: ['-i', '2', '--listen', `127.0.0.1:${given}`],
+  }).serving(2)
+  t.match(await other.listeners(), [{ listen: `127.0.0.1:${given}`, service: 'app' }])
+  t.same(await other.end('SIGTERM'), NOTHING_LEFT)
+
+  const run = await new AppRun(t, { command, options: ['-i', '2'] }).serving(2)
   t.equal(run.program.lines.filter((line) => line.endsWith(`probed ${port}`)).length, 2)
   t.match(await run.listeners(), [{ listen: `[::]:${port}`, protocol: 'http', service: 'app' }])
   t.equal(run.program.lines.filter((line) => line.startsWith('backend registered ')).length, 2)

@@ -29,6 +29,8 @@ export interface FrameworkApp {
   readonly stream?: string
   /** Part of what each process of the app prints when its own shutdown, at SIGTERM, is over. */
   readonly shutdown?: string
+  /** It is not told its port: it takes its default one, and `--listen` says where that is. */
+  readonly defaultPort?: boolean
   /** Signal for the end. */
   readonly signal?: NodeJS.Signals
 }
@@ -55,8 +57,16 @@ export class FrameworkRun {
     const run = new AppRun(t, {
       command: [FRAMEWORK_NODE, ...(app.args ?? [join(root, 'test/apps', app.app)])],
       // An end that has to wait for this deadline never comes within the limits of the tests.
-      options: ['-i', '2', '--drain-deadline', '10h'],
-      env: { ...FRAMEWORK_ENV, ...app.env, PORT: String(port), RELEASE: release },
+      options: [
+        ...['-i', '2', '--drain-deadline', '10h'],
+        ...(app.defaultPort === true ? ['--listen', `127.0.0.1:${port}`] : []),
+      ],
+      env: {
+        ...FRAMEWORK_ENV,
+        ...app.env,
+        PORT: app.defaultPort === true ? undefined : String(port),
+        RELEASE: release,
+      },
       ...(!isFile && { cwd: builtApp(app.app) }),
     })
     const started = new FrameworkRun(run, port, release, app)

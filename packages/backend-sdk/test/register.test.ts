@@ -236,43 +236,47 @@ void t.test('http, https, tls and net servers', { timeout: LIMIT }, async (t) =>
   )
 })
 
-void t.test('a server that no one has given a listener for connections is a probe', { timeout: LIMIT }, async (t) => {
-  const { master, broker, run } = await rig(t)
-  await t.test('closed again: nothing registers before the real server', async (t) => {
-    const before = master.requests.length
-    const app = run(`
+void t.test(
+  'a server that no one has given a listener for connections is a probe',
+  { timeout: LIMIT },
+  async (t) => {
+    const { master, broker, run } = await rig(t)
+    await t.test('closed again: nothing registers before the real server', async (t) => {
+      const before = master.requests.length
+      const app = run(`
       const probe = net.createServer().listen({ port: 3000 }, () => {
         say('probed', { address: probe.address(), listening: probe.listening })
         probe.close(() => http.createServer((_, response) => response.end('real')).listen(3000))
       })`)
-    const registered = await broker.registered(PATIENT)
-    t.match(await app.message('probed'), { address: { address: '::', port: 3000 }, listening: true })
-    await answered(visit(t, registered), 'real')
-    t.same(master.requests.slice(before), [
-      'listen service=web host=:: port=3000 protocol=tcp probe=1',
-      'listen service=web host=:: port=3000 protocol=http',
-    ])
-  })
-  await t.test('given one later: it is served, and has listened once', async (t) => {
-    const before = master.requests.length
-    const app = run(`
+      const registered = await broker.registered(PATIENT)
+      t.match(await app.message('probed'), { address: { address: '::', port: 3000 }, listening: true })
+      await answered(visit(t, registered), 'real')
+      t.same(master.requests.slice(before), [
+        'listen service=web host=:: port=3000 protocol=tcp probe=1',
+        'listen service=web host=:: port=3000 protocol=http',
+      ])
+    })
+    await t.test('given one later: it is served, and has listened once', async (t) => {
+      const before = master.requests.length
+      const app = run(`
       const server = net.createServer().listen(3001, () => {
         say('listening')
         server.on('connection', (socket) => socket.end('served'))
       })`)
-    await answered(visit(t, await broker.registered(PATIENT)), 'served')
-    t.equal(said(app, 'listening').length, 1)
-    t.same(master.requests.slice(before), [
-      'listen service=web host=:: port=3001 protocol=tcp probe=1',
-      'listen service=web host=:: port=3001 protocol=tcp',
-    ])
-  })
-  await t.test('refused: the error of listen()', async (t) => {
-    master.answer = () => 'Success=0\n--\nthe address is in use (EADDRINUSE)\n'
-    const app = run(`net.createServer().once('error', ({ code }) => say('error', { code })).listen(3002)`)
-    t.match(await app.message('error'), { code: 'EADDRINUSE' })
-  })
-})
+      await answered(visit(t, await broker.registered(PATIENT)), 'served')
+      t.equal(said(app, 'listening').length, 1)
+      t.same(master.requests.slice(before), [
+        'listen service=web host=:: port=3001 protocol=tcp probe=1',
+        'listen service=web host=:: port=3001 protocol=tcp',
+      ])
+    })
+    await t.test('refused: the error of listen()', async (t) => {
+      master.answer = () => 'Success=0\n--\nthe address is in use (EADDRINUSE)\n'
+      const app = run(`net.createServer().once('error', ({ code }) => say('error', { code })).listen(3002)`)
+      t.match(await app.message('error'), { code: 'EADDRINUSE' })
+    })
+  },
+)
 
 void t.test('without IPv6, no host means all of IPv4', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t, (request) =>

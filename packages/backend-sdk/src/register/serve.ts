@@ -78,10 +78,12 @@ function isProbe(server: Server): boolean {
 
 /** The server listens as far as the app can see. If the app wants its connections after all, it is served. */
 function answerProbe(starting: Starting, masterSocket: string, opened: Opened): void {
-  const { server } = starting
+  const { server, target } = starting
   starting.attached()
   const attachment = attachServer(server, { onServerClose: () => {} })
-  attachment.address = addressOf(opened)
+  // Apps listen next on the port that they read here, so it is the one that they asked for, also under `baton run --listen`: the master knows
+  // the app's ports by these numbers.
+  attachment.address = { ...addressOf(opened), port: target.port }
   const end = () => {
     server.off('newListener', wanted)
     server.off('close', end)

@@ -11,7 +11,13 @@ import type { Deployer } from '../deploy/deployer.ts'
 import { type Launcher, watchLaunchers } from './launchers.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import { type ActiveConfig, readSettings } from '../active-config.ts'
-import { type ListenerPlan, type PortAssignments, planListener, describePort, writeDown } from './port-assignments.ts'
+import {
+  type ListenerPlan,
+  type PortAssignments,
+  planListener,
+  describePort,
+  writeDown,
+} from './port-assignments.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartHistory } from './start-history.ts'
 import { StartWatch } from './start-watch.ts'
