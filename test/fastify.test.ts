@@ -8,7 +8,7 @@ import { ask } from './support/app-run.ts'
 import { LIMIT } from './support/limits.ts'
 import { Program, root } from './support/process.ts'
 
-// What an app of Fastify does when it closes, behind a broker and by itself.
+// How an app of Fastify closes, behind a broker and by itself.
 
 const PROGRAM = 'fastify-goodbye-backend.mjs'
 

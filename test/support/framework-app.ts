@@ -16,7 +16,7 @@ import { signal, signalGroup } from './signal.ts'
 export interface FrameworkApp {
   /** A folder of `test/apps` with a `package.json`, or a file there that uses this repository's own packages. */
   readonly app: string
-  /** What `node` gets, relative to the app's folder. Default: the file. */
+  /** The arguments of `node`, relative to the app's folder. Default: the file. */
   readonly args?: readonly string[]
   readonly env?: NodeJS.ProcessEnv
   /** A route that answers with the pid, and what the framework knows of the client. */
@@ -58,7 +58,10 @@ export class FrameworkRun {
       command: [FRAMEWORK_NODE, ...(app.args ?? [join(root, 'test/apps', app.app)])],
       // An end that has to wait for this deadline never comes within the limits of the tests.
       options: [
-        ...['-i', '2', '--drain-deadline', '10h'],
+        '-i',
+        '2',
+        '--drain-deadline',
+        '10h',
         ...(app.defaultPort === true ? ['--listen', `127.0.0.1:${port}`] : []),
       ],
       env: {

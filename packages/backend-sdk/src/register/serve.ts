@@ -69,7 +69,7 @@ function tellListening(starting: Starting): void {
 }
 
 /**
- * Nobody receives this server's connections: the app has opened it to see whether the port is free, and closes it again. As a backend it would
+ * No code receives this server's connections: the app has opened it to see whether the port is free, and closes it again. As a backend it would
  * get clients and leave them without an answer.
  */
 function isProbe(server: Server): boolean {

@@ -1,4 +1,5 @@
 // https://docs.adonisjs.com/guides/concepts/application-lifecycle
+// oxlint-disable-next-line import/no-unassigned-import
 import 'reflect-metadata'
 import { Ignitor } from '@adonisjs/core'
 
