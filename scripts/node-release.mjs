@@ -16,9 +16,13 @@ function byNumber(a, b) {
   return index === -1 ? 0 : left[index] - right[index]
 }
 
-/** The folder that contains the `node` of a release line. @param {string} line */
+const isExact = (line) => line.split('.').length === 3
+
+/** The folder that contains the `node` of a release line, or of one release. @param {string} line */
 export function installedNode(line) {
   const name = `node-linux-${process.arch}`
+  const installed = join(cache, line, 'node_modules', name, 'bin')
+  if (isExact(line) && existsSync(join(installed, 'node'))) return { version: line, bin: installed }
   const found = run('npm', ['view', `${name}@${line}`, 'version', '--json'])
   const versions = [found.status === 0 ? JSON.parse(found.stdout) : []].flat()
   const version = versions.toSorted(byNumber).at(-1)

@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs'
+import { appendFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { AppRun, NOTHING_LEFT } from './support/app-run.ts'
@@ -105,3 +105,78 @@ void t.test(
     )
   },
 )
+
+void t.test(
+  'an app that cleans up at SIGTERM does so at a deploy and at the stop, once its connections have gone',
+  { timeout: LIMIT },
+  async (t) => {
+    const port = await freePort()
+    const [command = '', file = ''] = app(t, port)
+    const cleaning = `
+      let over = 0
+      process.on('SIGTERM', () => {
+        over += 1
+        server.close(() => setTimeout(() => {
+          console.log('cleaned up at signal ' + over)
+          process.exit(0)
+        }, 50))
+      })`
+    appendFileSync(file, cleaning)
+    const run = await new AppRun(t, {
+      command: [command, file],
+      options: ['--drain-deadline', '10h'],
+    }).serving(1)
+    const idle = await Client.open(t, { host: '127.0.0.1', port })
+    t.equal((await idle.get()).body, 'hello')
+    const deploy = await run.deploy()
+    t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
+    t.equal((await idle.get()).body, 'hello')
+    t.same(await run.end('SIGTERM'), NOTHING_LEFT)
+    t.same(
+      run.program.lines.filter((line) => line.includes('cleaned up')),
+      Array.from({ length: 2 }, () => 'app.1 | cleaned up at signal 1'),
+    )
+    t.equal(await idle.ended, 'end')
+  },
+)
+
+// `react-router-serve` without PORT, get-port and others open a server for a moment to see whether a port is free. That server became a backend,
+// whose clients had no answer, and its port a listener of the protocol `tcp`.
+void t.test('an app that probes its port before it listens on it', { timeout: LIMIT }, async (t) => {
+  const port = await freePort()
+  const file = join(temporaryFolder(t), 'app.mjs')
+  writeFileSync(
+    file,
+    `import http from 'node:http'
+    import net from 'node:net'
+    const isFree = (port) => new Promise((resolve) => {
+      const probe = net.createServer()
+      probe.unref()
+      probe.once('error', ({ code }) => resolve(code))
+      probe.listen({ port }, () => {
+        const { port } = probe.address()
+        console.log('probed ' + port)
+        probe.close(() => resolve(port))
+      })
+    })
+    if (await isFree(${port}) !== ${port}) process.exit(3)
+    http.createServer((_, response) => response.end('hello')).listen(${port})`,
+  )
+  const command = [process.execPath, file]
+  const given = await freePort()
+  // Told the port of `--listen`, the second process found that its first one was another.
+  const other = await new AppRun(t, {
+    command,
+    options: ['-i', '2', '--listen', `127.0.0.1:${given}`],
+  }).serving(2)
+  t.match(await other.listeners(), [{ listen: `127.0.0.1:${given}`, service: 'app' }])
+  t.same(await other.end('SIGTERM'), NOTHING_LEFT)
+
+  const run = await new AppRun(t, { command, options: ['-i', '2'] }).serving(2)
+  t.equal(run.program.lines.filter((line) => line.endsWith(`probed ${port}`)).length, 2)
+  t.match(await run.listeners(), [{ listen: `[::]:${port}`, protocol: 'http', service: 'app' }])
+  t.equal(run.program.lines.filter((line) => line.startsWith('backend registered ')).length, 2)
+  const client = await Client.open(t, { host: '127.0.0.1', port })
+  t.equal((await client.get()).body, 'hello')
+  t.same(await run.end('SIGTERM'), NOTHING_LEFT)
+})

@@ -55,7 +55,11 @@ export class AppRun {
         (line) => line.startsWith('backend registered ') && line.includes(` service=${service} `),
       )
     await eventually(
-      () => registered().length >= count,
+      () => {
+        if (registered().length >= count) return true
+        if (!this.program.running) throw new Error(`it has ended:\n${this.program.lines.join('\n')}`)
+        return false
+      },
       () => `${count} registered:\n${this.program.lines.join('\n')}`,
     )
     return this

@@ -11,6 +11,7 @@ import {
   attachServer,
   type GrpcServer,
   isGrpcServer,
+  UpgradedSockets,
 } from './attach/index.ts'
 import type { ConnectionInfo } from './connection-info.ts'
 import { channels } from './diagnostics.ts'
@@ -32,6 +33,7 @@ import {
   PROTOCOL_VERSION,
   TICKETS_CAPABILITY,
 } from './protocol/index.ts'
+import { offerRequestsOver } from './requests-over.ts'
 import { closeRegistration, type Registration } from './registration.ts'
 import { openTransport, BrokerSession, type BrokerSessionHost } from './broker-session.ts'
 import { SDK_VERSION } from './version.ts'
@@ -117,6 +119,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #movers: Movers
   readonly #handBack: HandBack
   readonly #lag = new EventLoopLag()
+  readonly #upgraded = new UpgradedSockets()
   readonly #stop = new AbortController()
   readonly #dialling: Dialling
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
@@ -147,6 +150,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#handBack = this.#makeHandBack()
     this.#dialling = this.#makeDialling()
     offerMigration(this, this.#migration())
+    offerRequestsOver(this, () => this.#whenRequestsOver())
     outliveReader(process.env)
     this.#id = takeInitialId(this.#options.service, process.env)
     this.#stayWithoutMaster = stopWithMaster(() => this.#stopWithMaster())
@@ -192,7 +196,13 @@ export class Backend extends EventEmitter<BackendEvents> {
     const hooks: AttachHooks = {
       onServerClose: () => void this.#drain(SERVER_CLOSED, Number.POSITIVE_INFINITY),
       onIdle: () => this.#handBack.soon(),
-      onClosed: () => this.#noteClosed(),
+      onClosed: () => {
+        this.#upgraded.changed()
+        this.#noteClosed()
+      },
+      onUpgraded: (socket) => {
+        if (this.#adoption.connection(socket as Socket) !== undefined) this.#upgraded.add(socket)
+      },
       onUpgrade: (request, socket) => {
         if (!this.#movers.isEmpty) this.#adoption.upgraded(request, socket)
       },
@@ -348,6 +358,22 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#shut()
   }
 
+  /** False if the drain is over before. */
+  async #whenRequestsOver(): Promise<boolean> {
+    const isOver = () =>
+      this.#state === 'draining' &&
+      this.#movers.isEmpty &&
+      this.#upgraded.size > 0 &&
+      (this.#attachment?.live ?? 0) <= this.#upgraded.size &&
+      [...this.#sessions].every((session) => session.isSettled)
+    while (this.#state !== 'closed') {
+      await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
+      if (isOver()) return true
+      await this.#upgraded.whenChanged()
+    }
+    return false
+  }
+
   /** Of several deadlines, the earliest counts. */
   #cutWithin(deadline: number): void {
     const cutAt = performance.now() + deadline
@@ -376,6 +402,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#lag.stop()
     this.#handBack.stop()
     clearInterval(this.#answers)
+    this.#upgraded.changed()
   }
 
   /**
@@ -524,7 +551,10 @@ export class Backend extends EventEmitter<BackendEvents> {
       ticketKeys: (keys) => this.#attachment?.tlsSessions?.use(keys),
       rebalance: (count) => this.#handBack.rebalance(count),
       handBackRoom: () => this.#handBack.rest(),
-      settled: () => this.#attachment?.answered(),
+      settled: () => {
+        this.#upgraded.changed()
+        this.#attachment?.answered()
+      },
       adoptAgain: (connections, reason) => {
         for (const each of connections) {
           try {

@@ -1,6 +1,7 @@
 import type { FastifyInstance, RegisterOptions } from 'fastify'
 import { type Backend, createBackend, type DrainOptions } from './backend.ts'
 import type { BackendOptions } from './options.ts'
+import { requestsOver } from './requests-over.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -34,7 +35,10 @@ async function baton(app: FastifyInstance, options: BatonPluginOptions & Registe
   app.decorate('baton', backend)
   app.addHook('onReady', async () => {
     backend.attach(app.server)
-    const drain = () => backend.drain(drainDeadline === undefined ? {} : { deadline: drainDeadline })
+    // WebSockets end when plugins say goodbye to them, in `preClose`, as without Baton: the drain does not wait for them. They are still
+    // cut at its deadline, and Fastify waits until the server has closed.
+    const drain = () =>
+      requestsOver(backend, backend.drain(drainDeadline === undefined ? {} : { deadline: drainDeadline }))
     // avvio's method, which Fastify's types leave out; `addHook` is no longer allowed here. The hook added last runs first.
     // Fastify's own close hook, added just before this one, answers every request with 503 from its start on, even during
     // `preClose`, so draining has to be over by then.

@@ -24,7 +24,9 @@ const PROLOGUE = `
 import http from 'node:http'
 import net from 'node:net'
 const say = (msg, more = {}) => console.log(JSON.stringify({ msg, ...more }))
+// Without a listener for connections it would be a probe.
 const saidOf = (server, name) => server
+  .on('connection', () => {})
   .on('listening', () => say('listening', { name, address: server.address(), listening: server.listening }))
   .on('error', ({ code, message, errno, syscall, address, port }) =>
     say('error', { name, code, message, errno, syscall, address, port, listening: server.listening }))
@@ -234,6 +236,48 @@ void t.test('http, https, tls and net servers', { timeout: LIMIT }, async (t) =>
   )
 })
 
+void t.test(
+  'a server that no one has given a listener for connections is a probe',
+  { timeout: LIMIT },
+  async (t) => {
+    const { master, broker, run } = await rig(t)
+    await t.test('closed again: nothing registers before the real server', async (t) => {
+      const before = master.requests.length
+      const app = run(`
+      const probe = net.createServer().listen({ port: 3000 }, () => {
+        say('probed', { address: probe.address(), listening: probe.listening })
+        probe.close(() => http.createServer((_, response) => response.end('real')).listen(3000))
+      })`)
+      const registered = await broker.registered(PATIENT)
+      t.match(await app.message('probed'), { address: { address: '::', port: 3000 }, listening: true })
+      await answered(visit(t, registered), 'real')
+      t.same(master.requests.slice(before), [
+        'listen service=web host=:: port=3000 protocol=tcp probe=1',
+        'listen service=web host=:: port=3000 protocol=http',
+      ])
+    })
+    await t.test('given one later: it is served, and has listened once', async (t) => {
+      const before = master.requests.length
+      const app = run(`
+      const server = net.createServer().listen(3001, () => {
+        say('listening')
+        server.on('connection', (socket) => socket.end('served'))
+      })`)
+      await answered(visit(t, await broker.registered(PATIENT)), 'served')
+      t.equal(said(app, 'listening').length, 1)
+      t.same(master.requests.slice(before), [
+        'listen service=web host=:: port=3001 protocol=tcp probe=1',
+        'listen service=web host=:: port=3001 protocol=tcp',
+      ])
+    })
+    await t.test('refused: the error of listen()', async (t) => {
+      master.answer = () => 'Success=0\n--\nthe address is in use (EADDRINUSE)\n'
+      const app = run(`net.createServer().once('error', ({ code }) => say('error', { code })).listen(3002)`)
+      t.match(await app.message('error'), { code: 'EADDRINUSE' })
+    })
+  },
+)
+
 void t.test('without IPv6, no host means all of IPv4', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t, (request) =>
     request['host'] === '::' ? 'Success=0\n--\nbind: EAFNOSUPPORT\n' : opened(request),
@@ -374,11 +418,11 @@ void t.test(
       request['port'] === '3000' ? 'Success=0\n--\nthe address is in use (EADDRINUSE)\n' : opened(request)
     const app = run(`
       const first = ({ stack }) => stack.split('\\n').slice(0, 2).map((line) => line.trim())
-      const told = (server, name) => server.on('error', (error) => say('failed', { name, code: error.code, first: first(error) }))
+      const told = (server, name) => server.on('connection', () => {}).on('error', (error) => say('failed', { name, code: error.code, first: first(error) }))
       function listenOften() { return told(net.createServer(), 'taken').listen(3000, '127.0.0.1') }
       listenOften()
       told(net.createServer(), 'unknown').listen(3002, 'name.invalid')
-      const one = net.createServer().listen(3001, '127.0.0.1', () => {
+      const one = net.createServer(() => {}).listen(3001, '127.0.0.1', () => {
         const other = told(net.createServer(), 'twice')
         other.on('error', () => one.close(() => other.listen(3001, '127.0.0.1', () => say('listens'))))
         other.listen(3001, '127.0.0.1')
@@ -571,6 +615,32 @@ void t.test(
       t.same(await app.exited, { code: 0, signal: null })
       t.equal(registered.wire.all('drained').length, 1)
     })
+
+    // It exited once it had drained, so that what frameworks do at SIGTERM (closing databases, flushing logs) was left out at each deploy.
+    for (const sender of ['the master', 'no one']) {
+      await t.test(
+        `the operator’s drain of an app that handles SIGTERM: its handler runs, once, with SIGTERM from ${sender}`,
+        async (t) => {
+          const { app, registered, client } = await begin(
+            t,
+            `process.once('SIGTERM', () => {
+              server.close(() => process.stdin.once('data', () => { say('cleaned up'); process.exit(7) }))
+              say('SIGTERM')
+            })`,
+          )
+          registered.wire.write({ type: 'drain', deadline: 30_000, reason: 'requested by the operator' })
+          await registered.wire.frame('drain')
+          app.child.stdin?.write('answer')
+          await answered(client, 'late')
+          await registered.wire.frame('drained')
+          if (sender === 'the master') app.kill('SIGTERM')
+          await app.message('SIGTERM')
+          app.child.stdin?.write('clean up')
+          t.same(await app.exited, { code: 7, signal: null })
+          t.equal(said(app, 'SIGTERM').length, 1)
+        },
+      )
+    }
 
     for (const place of ['before', 'after'] as const) {
       await t.test(`an app with its own SIGTERM handler decides itself (${place} listen())`, async (t) => {

@@ -26,6 +26,8 @@ export interface AttachHooks {
   onClosed?(): void
   /** A client upgrades a plain HTTP connection; called before the app gets it. */
   onUpgrade?(request: IncomingMessage, socket: Socket): void
+  /** A client upgrades an HTTP connection, or one of HTTPS: from now on it has no more requests. Called before the app gets it. */
+  onUpgraded?(socket: Duplex): void
   /** Connections were handed back, and the broker has not answered: they may still come back. Until then the server's `close` waits. */
   awaitsAnswer?(): boolean
 }
@@ -498,8 +500,10 @@ class ServerAttachment implements Attachment {
     if (isSession(event, args)) this.#streams.begun(...args, this.#accepting)
     if (event === 'connection' && this.kind === 'net')
       return this.#accepts(args[0] as Socket, () => emit(event, ...args))
-    if (event === 'upgrade' && this.kind === 'http')
-      this.#hooks.onUpgrade?.(args[0] as IncomingMessage, args[1] as Socket)
+    if (event === 'upgrade') {
+      if (this.kind === 'http') this.#hooks.onUpgrade?.(args[0] as IncomingMessage, args[1] as Socket)
+      this.#hooks.onUpgraded?.(args[1] as Duplex)
+    }
     if (event === 'close' && this.#closing) {
       if (!this.#isEmpty) {
         this.#closeHeld = true

@@ -11,18 +11,28 @@ const deadline: DrainOptions =
     ? {}
     : { deadline: Number(BATON_DRAIN_DEADLINE) }
 
+/**
+ * How long the master may take, in ms, to send SIGTERM to a process that has drained. It does so at a deploy and at a stop, within milliseconds,
+ * and not when the operator drains a single backend (`baton drain`).
+ */
+const SIGTERM_TIMEOUT_MS = 5000
+
 /** Backends that have not drained yet. */
 const living = new Set<Backend>()
 let watching = false
 /** This process is to end, by the operator's request or by SIGTERM, not by the app's own decision. */
 let ending = false
 let terminated = false
+/** The app's own SIGTERM handlers have been called: they decide when to exit. */
+let appEnds = false
+let untilSigterm: NodeJS.Timeout | undefined
 
 /**
  * Decides when to exit, which an unmodified app cannot know. It exits
  * - after SIGTERM, unless the app handles that itself: all backends drain first. A second SIGTERM ends it immediately.
  * - when the operator drains it, once all its backends have drained. A deploy drains only the backend with the id that Baton gave
- *   this process; the others are drained along with it.
+ *   this process; the others are drained along with it. An app that handles SIGTERM gets it then, as it would from any other
+ *   supervisor: frameworks close databases and flush logs there.
  *
  * An app that closes its servers itself is not ended.
  */
@@ -41,7 +51,10 @@ export function endWith(backend: Backend): void {
 
 function gone(backend: Backend): void {
   living.delete(backend)
-  if (ending && living.size === 0) process.exit()
+  if (!ending || living.size > 0 || appEnds) return
+  if (!appDecides(1)) process.exit()
+  // Keeps the process alive as well: with its servers drained, it may have nothing else to wait for.
+  untilSigterm = setTimeout(() => process.kill(process.pid, 'SIGTERM'), SIGTERM_TIMEOUT_MS)
 }
 
 /** Runs before the app's listeners, so that one that removes itself when called (`once`) is still counted. */
@@ -51,7 +64,10 @@ function watchSigterm(): void {
 }
 
 function terminate(): void {
-  if (appDecides(1)) return
+  clearTimeout(untilSigterm)
+  // A handler that was added with `once` is gone at the second signal.
+  appEnds = appDecides(1)
+  if (appEnds) return
   if (terminated) process.exit(TERMINATED)
   terminated = ending = true
   if (living.size === 0) process.exit()

@@ -12,6 +12,8 @@ export interface ListenRequest {
   readonly host: string
   readonly port: number
   readonly protocol: 'http' | 'tls' | 'tcp'
+  /** The app only wants to know whether it could listen there: nothing is opened for good. */
+  readonly probe: boolean
 }
 
 /** The address that the master listens on for this service. */
@@ -39,8 +41,8 @@ const SYSTEM_CODES = ['EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL', 'EAFNOSUPPORT'] a
  * @throws {Error} EADDRINUSE, EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, in the form of Node's own `listen()` errors
  */
 export async function askMaster(path: string, request: ListenRequest, signal: AbortSignal): Promise<Opened> {
-  const { service, host, port, protocol } = request
-  const line = `listen service=${service} host=${host} port=${port} protocol=${protocol}\n`
+  const { service, host, port, protocol, probe } = request
+  const line = `listen service=${service} host=${host} port=${port} protocol=${protocol}${probe ? ' probe=1' : ''}\n`
   const backoff = new Backoff()
   let answer = await converse(path, line, signal)
   for (let session = 1; answer === '' && session < MAX_SESSIONS; session++) {

@@ -1,5 +1,6 @@
 import { lookup } from 'node:dns/promises'
 import { type AddressInfo, isIP, isIPv6, type Server } from 'node:net'
+import { attachServer } from '../attach/index.ts'
 import { type AttachableServer, serverKind } from '../attach/server-kind.ts'
 import { createBackend } from '../backend.ts'
 import { BackendError } from '../errors.ts'
@@ -30,13 +31,15 @@ async function listening(starting: Starting, masterSocket: string): Promise<void
   const { server, signal, target } = starting
   const service = process.env['BATON_SERVICE']
   if (service === undefined || service === '') throw new BackendError('BATON_ERR_NO_SERVICE')
-  const opened = await open(masterSocket, target, { service, protocol: protocolOf(server) }, signal)
+  const probe = isProbe(server)
+  const opened = await open(masterSocket, target, { service, protocol: protocolOf(server), probe }, signal)
   // The app closed the server meanwhile.
   if (signal.aborted) return
   // The master opens a port once for all processes of the app, so it would not refuse a second server of this process.
   const place = `${opened.address} ${opened.port}`
   if (serving.get(place)?.listening === true)
     throw listenError('EADDRINUSE', { host: target.host ?? opened.address, port: target.port })
+  if (probe) return answerProbe(starting, masterSocket, opened)
   const backend = createBackend({ service: opened.service })
   serving.set(place, server)
   starting.attached()
@@ -52,17 +55,55 @@ async function listening(starting: Starting, masterSocket: string): Promise<void
     backend.detach()
     throw error
   }
-  // A tick later, so that an exception in a listener is uncaught, as with Node, and not a rejection of this promise.
+  tellListening(starting)
+}
+
+/** Once, and a tick later, so that an exception in a listener is uncaught, as with Node, and not a rejection of this promise. */
+function tellListening(starting: Starting): void {
+  const { server } = starting
   process.nextTick(() => {
-    if (server.listening) server.emit('listening')
+    if (!server.listening || starting.told) return
+    starting.told = true
+    server.emit('listening')
   })
+}
+
+/**
+ * No code receives this server's connections: the app has opened it to see whether the port is free, and closes it again. As a backend it would
+ * get clients and leave them without an answer.
+ */
+function isProbe(server: Server): boolean {
+  return serverKind(server) === 'net' && server.listenerCount('connection') === 0
+}
+
+/** The server listens as far as the app can see. If the app wants its connections after all, it is served. */
+function answerProbe(starting: Starting, masterSocket: string, opened: Opened): void {
+  const { server, target } = starting
+  starting.attached()
+  const attachment = attachServer(server, { onServerClose: () => {} })
+  // Apps listen next on the port that they read here, so it is the one that they asked for, also under `baton run --listen`: the master knows
+  // the app's ports by these numbers.
+  attachment.address = { ...addressOf(opened), port: target.port }
+  const end = () => {
+    server.off('newListener', wanted)
+    server.off('close', end)
+    attachment.detach()
+  }
+  const wanted = (event: string | symbol) => {
+    if (event !== 'connection') return
+    end()
+    // The listener is added after this event.
+    setImmediate(() => void serve(starting, masterSocket))
+  }
+  server.on('newListener', wanted).once('close', end)
+  tellListening(starting)
 }
 
 /** Without a host, like Node's own `listen()`: all addresses, or all IPv4 addresses on a machine without IPv6. */
 async function open(
   masterSocket: string,
   { host, port }: ListenTarget,
-  request: Pick<ListenRequest, 'service' | 'protocol'>,
+  request: Pick<ListenRequest, 'service' | 'protocol' | 'probe'>,
   signal: AbortSignal,
 ): Promise<Opened> {
   const ask = (address: string) => askMaster(masterSocket, { ...request, host: address, port }, signal)

@@ -9,6 +9,8 @@ import type { ListenTarget } from './target.ts'
 export class Starting {
   readonly server: Server
   readonly target: ListenTarget
+  /** The server has emitted `listening`. */
+  told = false
   readonly #overlay: Overlay
   readonly #abort = new AbortController()
   readonly #onEnd: () => void

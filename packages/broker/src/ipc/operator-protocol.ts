@@ -61,6 +61,8 @@ export interface PortRequest {
   readonly host: string
   readonly port: number
   readonly protocol: 'http' | 'tls' | 'tcp'
+  /** The program only wants to know whether it could listen: nothing is opened for good. */
+  readonly probe?: boolean
 }
 
 /** The address and port where the request was granted. */
@@ -80,5 +82,5 @@ export function portRequest(options: ReadonlyMap<string, string>): PortRequest |
   const protocol = PROTOCOLS.find((each) => each === (options.get('protocol') ?? 'http'))
   if (service === '' || protocol === undefined || !Number.isInteger(port) || port < 1 || port > 65_535)
     return 'listen requires service=NAME and port=1..65535; host= and protocol=http|tls|tcp are optional'
-  return { service, host, port, protocol }
+  return { service, host, port, protocol, ...(options.get('probe') === '1' && { probe: true }) }
 }

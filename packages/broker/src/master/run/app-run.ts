@@ -11,7 +11,13 @@ import type { Deployer } from '../deploy/deployer.ts'
 import { type Launcher, watchLaunchers } from './launchers.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import { type ActiveConfig, readSettings } from '../active-config.ts'
-import { type PortAssignments, planListener, describePort, writeDown } from './port-assignments.ts'
+import {
+  type ListenerPlan,
+  type PortAssignments,
+  planListener,
+  describePort,
+  writeDown,
+} from './port-assignments.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartHistory } from './start-history.ts'
 import { StartWatch } from './start-watch.ts'
@@ -115,7 +121,11 @@ export class AppRun {
     if (this.#state === undefined)
       return refusal(`only baton run takes requests to listen; the listeners are defined in ${file}`)
     const decision = planListener(text, this.#state.claims, request)
-    const claims = { ...this.#state.claims, [String(request.port)]: decision.listener }
+    if (decision.kind === 'new' && request.probe === true) return probe(decision, file)
+    const claims =
+      request.probe === true
+        ? this.#state.claims
+        : { ...this.#state.claims, [String(request.port)]: decision.listener }
     if (decision.kind === 'new') {
       let fd: OwnedFd | undefined
       let settings
@@ -176,5 +186,19 @@ export class AppRun {
       }
     }
     this.#redeploying = false
+  }
+}
+
+/** Whether the port could be opened: it is closed again at once. */
+function probe({ listener, listen, text }: ListenerPlan & { kind: 'new' }, file: string): CommandResult {
+  try {
+    const fd = openListener({ name: listener, listen })
+    try {
+      return { success: true, log: [JSON.stringify(describePort(text, file, listener, fd))] }
+    } finally {
+      fd.close()
+    }
+  } catch (error) {
+    return refusal(error instanceof Error ? error.message : String(error))
   }
 }

@@ -1,0 +1,15 @@
+import { existsSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { APIRoute } from 'astro'
+
+async function* lines() {
+  yield `${process.pid}\n`
+  while (!existsSync(process.env.RELEASE!)) {
+    await sleep(20)
+    yield 'waiting\n'
+  }
+  yield 'end\n'
+}
+
+export const GET: APIRoute = () =>
+  new Response(ReadableStream.from(lines()).pipeThrough(new TextEncoderStream()))

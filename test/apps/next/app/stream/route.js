@@ -1,0 +1,17 @@
+import { existsSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+export const dynamic = 'force-dynamic'
+
+async function* lines() {
+  yield `${process.pid}\n`
+  while (!existsSync(process.env.RELEASE)) {
+    await sleep(20)
+    yield 'waiting\n'
+  }
+  yield 'end\n'
+}
+
+export function GET() {
+  return new Response(ReadableStream.from(lines()).pipeThrough(new TextEncoderStream()))
+}

@@ -1,0 +1,3 @@
+export default defineNitroPlugin((app) => {
+  app.hooks.hook('close', () => console.log('shut down'))
+})

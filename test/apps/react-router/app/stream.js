@@ -1,0 +1,13 @@
+import { existsSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+async function* lines() {
+  yield `${process.pid}\n`
+  while (!existsSync(process.env.RELEASE)) {
+    await sleep(20)
+    yield 'waiting\n'
+  }
+  yield 'end\n'
+}
+
+export const loader = () => new Response(ReadableStream.from(lines()).pipeThrough(new TextEncoderStream()))

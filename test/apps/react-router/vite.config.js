@@ -1,0 +1,5 @@
+// https://reactrouter.com/start/framework/installation
+import { reactRouter } from '@react-router/dev/vite'
+import { defineConfig } from 'vite'
+
+export default defineConfig({ plugins: [reactRouter()] })

@@ -1,0 +1,2 @@
+// https://svelte.dev/docs/kit/adapter-node#Graceful-shutdown
+process.on('sveltekit:shutdown', () => console.log('shut down'))

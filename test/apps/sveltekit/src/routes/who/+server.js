@@ -1,0 +1,2 @@
+export const GET = ({ getClientAddress, platform }) =>
+  new Response(`${process.pid} ${getClientAddress()} ${platform.req.socket.remotePort}`)
