@@ -3,7 +3,7 @@
 // code is not minified: stack traces stay readable.
 //
 // The package's manifest says what is bundled: `"bundle": { "NAME": "src/ENTRY.ts" }` becomes `dist/bundle/NAME.js`.
-// `@baton/native-sendmsg` stays outside: it finds ffi-rs from its own folder, and has state that a process must have once. The
+// `@baton/native-sendmsg` stays outside: it finds koffi from its own folder, and has state that a process must have once. The
 // dependencies that are bundled are named, with their licences, in `dist/bundle/THIRD-PARTY-NOTICES.txt`.
 import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -25,7 +25,7 @@ const { metafile } = await build({
   sourcemap: 'linked',
   sourcesContent: false,
   metafile: true,
-  external: ['ffi-rs', '@baton/native-sendmsg', ...Object.keys(manifest.peerDependencies ?? {})],
+  external: ['koffi', '@baton/native-sendmsg', ...Object.keys(manifest.peerDependencies ?? {})],
   // From their sources: the SDK's own bundle shares files between its entry points.
   alias: Object.fromEntries(
     ['protocol/index', 'duration'].map((file) => [

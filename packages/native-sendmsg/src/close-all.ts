@@ -50,7 +50,7 @@ export function clearLinger(fd: BorrowedFd): void {
 
 /** Fails silently if `fd` is not a socket; then there is nothing to linger for. */
 function setLinger(fd: BorrowedFd, linger: number): void {
-  libc.trySetsockopt(fd, SOL_SOCKET, SO_LINGER, linger, LINGER_SIZE)
+  libc.setsockopt(fd, SOL_SOCKET, SO_LINGER, linger, LINGER_SIZE)
 }
 
 /**

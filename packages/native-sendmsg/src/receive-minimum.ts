@@ -12,5 +12,5 @@ const oneByte = lazyArena(4)
 export function clearReceiveMinimum(fd: BorrowedFd): void {
   const arena = oneByte()
   arena.words[0] = 1
-  libc.trySetsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, arena.address, 4)
+  libc.setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, arena.address, 4)
 }

@@ -198,7 +198,7 @@ void t.test('a peer that closed with unread messages: ECONNRESET first, then the
   result.messages.forEach(({ fds }) => fds.forEach(close))
 })
 
-/** Replaces recvmmsg(2), which is called twice to get its errno (see `bindRepeatable`), until the end of the test. */
+/** Replaces recvmmsg(2) until the end of the test. */
 function replaceReceive(t: Test, receive: (socket: number, header: number, flags: number) => number): void {
   const calls: { recvmmsg: typeof libc.recvmmsg } = libc
   const { recvmmsg } = calls
@@ -207,7 +207,6 @@ function replaceReceive(t: Test, receive: (socket: number, header: number, flags
 }
 
 void t.test('a peer that closes with unread messages just after an empty read', async (t) => {
-  // The first call consumes a pending reset and gets EAGAIN in this case; the second gets the reset.
   const [a, b] = lane(t)
   const { recvmmsg } = libc
   let told = ''

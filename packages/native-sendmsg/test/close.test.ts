@@ -20,6 +20,8 @@ import {
   localAddress,
   NativeError,
   OwnedFd,
+  poll,
+  POLLNVAL,
   receivePlain,
   refuseDescriptors,
   resetAll,
@@ -27,7 +29,7 @@ import {
   sendMessage,
   socketpair,
 } from '../src/index.ts'
-import { libc } from '../src/libc.ts'
+import { closeOnThread, libc } from '../src/libc.ts'
 import { closing, nativeError, openDescriptors, present, temporaryFolder } from './support.ts'
 
 /** Seconds that a close would block: longer than any test. */
@@ -203,4 +205,27 @@ void t.test('like recv, receivePlain reports an end and an empty queue', async (
   far.close()
   t.equal(receivePlain(near.fd, 2).toString(), 'c')
   t.equal(receivePlain(near.fd, 2).length, 0)
+})
+
+// koffi refuses more than 256 calls on threads at a time.
+void t.test('any number of descriptors are closed on other threads', { timeout: LIMIT }, async (t) => {
+  const [near, far] = socketpair('stream')
+  t.teardown(() => far.close())
+  const fds = Array.from({ length: 1000 }, () => dup(near.fd).release())
+  near.close()
+  const results = await Promise.all(fds.map(closeOnThread))
+  t.ok(
+    results.every((result) => result === 0),
+    'none is refused',
+  )
+  t.ok(
+    fds.every((fd) => poll(fd, 0) === POLLNVAL),
+    'all are closed',
+  )
+  const EBADF = 9
+  t.same(
+    await Promise.all([closeOnThread(-1), closeOnThread(-1)]),
+    [-EBADF, -EBADF],
+    'with the errno of that thread',
+  )
 })

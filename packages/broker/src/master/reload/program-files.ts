@@ -42,7 +42,7 @@ function identify(begun = Number.POSITIVE_INFINITY): string | undefined {
 
 function programFiles(): string[] {
   const native = realpathSync(fileURLToPath(import.meta.resolve('@baton/native-sendmsg')))
-  const ffi = realpathSync(createRequire(native).resolve('ffi-rs'))
+  const ffi = realpathSync(createRequire(native).resolve('koffi'))
   return [
     ...below(realpathSync(fileURLToPath(packageFile('dist/bundle/')))),
     realpathSync(fileURLToPath(packageFile('package.json'))),
