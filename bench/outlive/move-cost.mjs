@@ -8,7 +8,7 @@
 // connection, and as many requests without a drain: what is left is what one more connection costs. For comparison: what a new connection costs, without its request.
 //
 // `first`: the first drain of each of the two processes, with everything in it: code that runs for the first time, and what a drain costs without a
-// connection. That is what a deploy of so many connections has.
+// connection. That is what a deploy has.
 //
 // Exits with 1 if a move costs more than its target; with --quick it only prints.
 import { spawnSync } from 'node:child_process'

@@ -159,8 +159,8 @@ void t.test(
   },
 )
 
-// V8 had compiled Node's code for sockets, and threw all of it away at each look at the idle connections: a method of `net.Socket` was replaced meanwhile. A third
-// of the processor time of a drain was spent on compiling it again.
+// V8 had compiled Node's code for sockets, and threw all of it away at each look at the idle connections: a method of `net.Socket` was replaced meanwhile. In
+// eight drains of two apps, compiled code was discarded 226 times, and 135 times since.
 void t.test(
   'looking for idle connections of a broker replaces no method of `net.Socket`',
   { timeout: LIMIT },
