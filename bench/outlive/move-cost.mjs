@@ -82,6 +82,26 @@ function verdict(name, costs, target) {
   return target === undefined || cost <= target
 }
 
+/** Each move's part of the costs, less those of `without`. */
+const eachOf = ({ costs, moves }, ...without) => {
+  const { master, worker, apps } = without.reduce((rest, other) => less(rest, other.costs), costs)
+  return {
+    moves,
+    all: (master + worker + apps) / moves,
+    master: master / moves,
+    worker: worker / moves,
+    apps: apps / moves,
+  }
+}
+
+const print = (name, { moves, all, master, worker, apps, fresh }) =>
+  console.log(
+    name.padEnd(18) +
+      String(moves).padStart(8) +
+      [all, master, worker, apps].map(column).join('') +
+      (fresh === undefined ? '' : fresh.toFixed(1).padStart(18)),
+  )
+
 /** A broker with two backends. */
 async function startPair() {
   const broker = await startBroker({ service: { holdTimeout: '10m' } })
@@ -162,16 +182,6 @@ async function movesOf(kind, count, port) {
     await backend.message('ready')
     await ask()
   }
-  const eachOf = ({ costs, moves }, ...without) => {
-    const { master, worker, apps } = without.reduce((rest, other) => less(rest, other.costs), costs)
-    return {
-      moves,
-      all: (master + worker + apps) / moves,
-      master: master / moves,
-      worker: worker / moves,
-      apps: apps / moves,
-    }
-  }
   const first = async () => {
     await connect(FIRST_CONNECTIONS)
     await ask()
@@ -197,13 +207,6 @@ async function movesOf(kind, count, port) {
   console.log(
     `${(kind === 'idle' ? 'idle connections' : 'WebSockets').padEnd(18)}   moves      in all      master      worker   both apps${kind === 'idle' ? '  a new connection' : ''}`,
   )
-  const print = (name, { moves, all, master, worker, apps, fresh }) =>
-    console.log(
-      name.padEnd(18) +
-        String(moves).padStart(8) +
-        [all, master, worker, apps].map(column).join('') +
-        (fresh === undefined ? '' : fresh.toFixed(1).padStart(18)),
-    )
   print('first', await first())
   await round()
   const seen = []

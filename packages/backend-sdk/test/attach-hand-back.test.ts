@@ -166,14 +166,15 @@ void t.test(
   { timeout: LIMIT },
   async (t) => {
     const { server } = makeServer()
-    const { destroy } = Socket.prototype
+    const destroy = (): unknown => Reflect.get(Socket.prototype, 'destroy')
+    const original = destroy()
     let looks = 0
     let replaced = 0
-    const below = server.closeIdleConnections
+    const below = server.closeIdleConnections.bind(server)
     server.closeIdleConnections = () => {
       looks += 1
-      if (Socket.prototype.destroy !== destroy) replaced += 1
-      below.call(server)
+      if (destroy() !== original) replaced += 1
+      below()
     }
     const attachment = attachServer(server, { onServerClose: () => {} })
     t.teardown(() => {

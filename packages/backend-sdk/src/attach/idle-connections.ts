@@ -44,7 +44,7 @@ export function betweenRequests(
   try {
     // On the prototype, because only Node knows the sockets that the server accepted itself. No other code runs meanwhile.
     if (!areOurs) replace(Socket.prototype)
-    const ours = OpenedSocket.prototype.destroy
+    const ours: unknown = Reflect.get(OpenedSocket.prototype, 'destroy')
     for (const socket of known) if (socket.destroy !== record && socket.destroy !== ours) replace(socket)
     found = notingDestroyed(closeIdle)
   } finally {
