@@ -83,7 +83,7 @@ function verdict(name, costs, target) {
 }
 
 /** Each move's part of the costs, less those of `without`. */
-const eachOf = ({ costs, moves }, ...without) => {
+function eachOf({ costs, moves }, ...without) {
   const { master, worker, apps } = without.reduce((rest, other) => less(rest, other.costs), costs)
   return {
     moves,
@@ -94,13 +94,14 @@ const eachOf = ({ costs, moves }, ...without) => {
   }
 }
 
-const print = (name, { moves, all, master, worker, apps, fresh }) =>
+function print(name, { moves, all, master, worker, apps, fresh }) {
   console.log(
     name.padEnd(18) +
       String(moves).padStart(8) +
       [all, master, worker, apps].map(column).join('') +
       (fresh === undefined ? '' : fresh.toFixed(1).padStart(18)),
   )
+}
 
 /** A broker with two backends. */
 async function startPair() {
