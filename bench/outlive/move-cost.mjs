@@ -5,7 +5,12 @@
 //
 // Two processes drain in turns and register again, so that connections go to and fro between processes whose code is compiled. The idle ones
 // are then all asked for something, because they move on with their next request. From that is taken what as many drains cost without a
-// connection, and as many requests without a drain. For comparison: what a new connection costs, without its request. Exits with 1 if a move costs more than its target; with --quick it only prints.
+// connection, and as many requests without a drain: what is left is what one more connection costs. For comparison: what a new connection costs, without its request.
+//
+// `first`: the first drain of each of the two processes, with everything in it: code that runs for the first time, and what a drain costs without a
+// connection. That is what a deploy has.
+//
+// Exits with 1 if a move costs more than its target; with --quick it only prints.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
@@ -32,6 +37,8 @@ const { values } = parseArgs({
 const lines = values.node ?? (values.quick ? ['current'] : ['20', '24'])
 const rounds = Number(values.rounds ?? (values.quick ? 2 : 7))
 const CONNECTIONS = 200
+/** Of the first drains. */
+const FIRST_CONNECTIONS = 500
 /** Drains of each process in a round. */
 const DRAINS = values.quick ? 5 : 15
 
@@ -75,6 +82,27 @@ function verdict(name, costs, target) {
   return target === undefined || cost <= target
 }
 
+/** Each move's part of the costs, less those of `without`. */
+function eachOf({ costs, moves }, ...without) {
+  const { master, worker, apps } = without.reduce((rest, other) => less(rest, other.costs), costs)
+  return {
+    moves,
+    all: (master + worker + apps) / moves,
+    master: master / moves,
+    worker: worker / moves,
+    apps: apps / moves,
+  }
+}
+
+function print(name, { moves, all, master, worker, apps, fresh }) {
+  console.log(
+    name.padEnd(18) +
+      String(moves).padStart(8) +
+      [all, master, worker, apps].map(column).join('') +
+      (fresh === undefined ? '' : fresh.toFixed(1).padStart(18)),
+  )
+}
+
 /** A broker with two backends. */
 async function startPair() {
   const broker = await startBroker({ service: { holdTimeout: '10m' } })
@@ -85,7 +113,8 @@ async function startPair() {
     broker,
     backends,
     costs: () => ({
-      broker: runningTime([broker.child.pid, broker.pid]),
+      master: runningTime([broker.child.pid]),
+      worker: runningTime([broker.pid]),
       apps: runningTime(backends.map(({ pid }) => pid)),
     }),
     /** @param {'idle' | 'replay'} kind */
@@ -111,8 +140,23 @@ async function bothReady({ broker }) {
 /** @param {'idle' | 'replay'} kind @param {string} count @param {string} port options of clients.mjs */
 async function movesOf(kind, count, port) {
   const pair = await startPair()
-  const args = [count, CONNECTIONS, port, pair.broker.port, '--plain'].map(String)
   let load
+  const connect = async (connections) => {
+    const args = [count, connections, port, pair.broker.port, '--plain'].map(String)
+    load = new SpeakingChild(program('bench/outlive/clients.mjs'), { args })
+    await load.message('connected')
+  }
+  /** Every connection is there, and serves. */
+  const disconnect = async () => {
+    load.tell('rest')
+    const { ended, failed, lost, unanswered } = (await load.message('counted'))[
+      kind === 'idle' ? 'api' : 'chat'
+    ]
+    if (ended + failed + lost + unanswered > 0) throw new Error('connections have ended, or had no answer')
+    load.tell('end')
+    await load.exited
+    load = undefined
+  }
   const ask = async () => {
     if (load === undefined || kind === 'replay') return
     load.tell('ask')
@@ -123,10 +167,10 @@ async function movesOf(kind, count, port) {
     await load.message('asked')
   }
   /** The cost of `work`, done once for each process of each drain, and the number of connections that it moves. */
-  const measured = async (work) => {
+  const measured = async (work, drains = DRAINS) => {
     // Reading the metrics costs the broker something: outside what is measured.
     const [movesBefore, before] = [await pair.moves(kind), pair.costs()]
-    for (let drain = 0; drain < DRAINS; drain++) for (const backend of pair.backends) await work(backend)
+    for (let drain = 0; drain < drains; drain++) for (const backend of pair.backends) await work(backend)
     const costs = less(pair.costs(), before)
     return { costs, moves: (await pair.moves(kind)) - movesBefore }
   }
@@ -139,46 +183,38 @@ async function movesOf(kind, count, port) {
     await backend.message('ready')
     await ask()
   }
+  const first = async () => {
+    await connect(FIRST_CONNECTIONS)
+    await ask()
+    const asked = await measured(ask, 1)
+    const moved = await measured(toAndFro, 1)
+    await disconnect()
+    return eachOf(moved, asked)
+  }
   const round = async () => {
     const empty = await measured(toAndFro)
-    load = new SpeakingChild(program('bench/outlive/clients.mjs'), { args })
-    await load.message('connected')
+    await connect(CONNECTIONS)
     const asked = await measured(ask)
     const moved = await measured(toAndFro)
     const renewed = kind === 'idle' ? await measured(renew) : undefined
-    load.tell('rest')
-    const { ended, failed, lost, unanswered } = (await load.message('counted'))[
-      kind === 'idle' ? 'api' : 'chat'
-    ]
-    if (ended + failed + lost + unanswered > 0) throw new Error('connections have ended, or had no answer')
-    load.tell('end')
-    await load.exited
-    load = undefined
+    await disconnect()
     // As many looks at the status are in `empty` as in `moved`; what is between two rounds is in neither.
-    const { broker, apps } = less(less(moved.costs, empty.costs), asked.costs)
-    const each = { moves: moved.moves, broker: broker / moved.moves, apps: apps / moved.moves }
+    const each = eachOf(moved, empty, asked)
     if (renewed === undefined) return each
     const connections = CONNECTIONS * DRAINS * pair.backends.length
-    const { costs } = renewed
-    return {
-      ...each,
-      fresh: (costs.broker + costs.apps - asked.costs.broker - asked.costs.apps) / connections,
-    }
+    const { master, worker, apps } = less(renewed.costs, asked.costs)
+    return { ...each, fresh: (master + worker + apps) / connections }
   }
-  await round()
   console.log(
-    `${(kind === 'idle' ? 'idle connections' : 'WebSockets').padEnd(18)}   moves      in all      broker   both apps${kind === 'idle' ? '  a new connection' : ''}`,
+    `${(kind === 'idle' ? 'idle connections' : 'WebSockets').padEnd(18)}   moves      in all      master      worker   both apps${kind === 'idle' ? '  a new connection' : ''}`,
   )
+  print('first', await first())
+  await round()
   const seen = []
   for (let number = 1; number <= rounds; number++) {
-    const { moves, broker, apps, fresh } = await round()
-    seen.push(broker + apps)
-    console.log(
-      `round ${number}`.padEnd(18) +
-        String(moves).padStart(8) +
-        [broker + apps, broker, apps].map(column).join('') +
-        (fresh === undefined ? '' : fresh.toFixed(1).padStart(18)),
-    )
+    const each = await round()
+    seen.push(each.all)
+    print(`round ${number}`, each)
   }
   await pair.stop()
   console.log('')

@@ -20,9 +20,15 @@ import { copyAddresses, isProxied, presentAsClient, presentProxied } from './rel
 import { throwLater, uninterrupted } from './throw-later.ts'
 import type { Delivery, Departure } from './broker-session.ts'
 
-/** A socket with its metadata, under the symbol of its backend. */
+/**
+ * Key of the metadata on an adopted socket. One for all backends of the process: V8 would take the sockets of each for objects of another kind. Not a
+ * WeakMap: its entries cost the garbage collector more than the sockets do.
+ */
+const metadata = Symbol('baton connection')
+
+/** A socket with its metadata. */
 interface Described {
-  [key: symbol]: ConnectionInfo | undefined
+  [metadata]?: { readonly connection: ConnectionInfo; readonly owner: Adoption }
 }
 
 /** Takes up the connections of an attached `net.Server`, each after the server has received it. */
@@ -42,8 +48,6 @@ const EMPTY = Buffer.alloc(0)
 export class Adoption {
   readonly #options: Pick<ResolvedOptions, 'service' | 'logger'>
   readonly #events: AdoptionEvents
-  /** Key of the metadata on an adopted socket. Not a WeakMap: its entries cost the garbage collector more than the sockets do. */
-  readonly #metadata = Symbol('baton connection')
   /** On TLS servers: the connection of the current adoption, in the asynchronous context of its handshake. */
   readonly #handshake = new AsyncLocalStorage<{ socket: Socket; connection: ConnectionInfo }>()
 
@@ -68,7 +72,7 @@ export class Adoption {
         ? this.#open(delivery, allowHalfOpen, connection)
         : presentAsClient(delivery, allowHalfOpen)
     if (socket === undefined) return
-    ;(socket as Described & Socket)[this.#metadata] = connection
+    this.#describe(socket, connection)
     if (offer.resumed !== undefined) return this.#resume(attachment, socket, connection, offer.resumed)
     if (attachment.kind === 'tls' || attachment.kind === 'https') {
       this.#handshake.run({ socket, connection }, () => attachment.adopt(socket))
@@ -154,7 +158,7 @@ export class Adoption {
     connection.stays = stays
     const socket = this.#open(fd.release(), attachment.allowHalfOpen, connection)
     if (socket === undefined) return undefined
-    ;(socket as Described & Socket)[this.#metadata] = connection
+    this.#describe(socket, connection)
     if (resumed === undefined) {
       const left = keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive
       attachment.adoptIdle(socket, left, () => {
@@ -210,7 +214,8 @@ export class Adoption {
   connection(socket: Socket): ConnectionInfo | undefined {
     try {
       // Untyped programs pass null: `response.socket`, once the response has ended.
-      return (socket as (Described & Socket) | null)?.[this.#metadata]
+      const described = (socket as (Described & Socket) | null)?.[metadata]
+      return described?.owner === this ? described.connection : undefined
     } catch {
       // The `socket` of an HTTP/2 session is a proxy, and throws at every access once the session has ended.
       return undefined
@@ -225,9 +230,13 @@ export class Adoption {
   linkSecure(secure: TLSSocket): void {
     const handshake = this.#handshake.getStore()
     if (handshake === undefined) return
-    ;(secure as Described & TLSSocket)[this.#metadata] = handshake.connection
+    this.#describe(secure, handshake.connection)
     if (handshake.connection.via === 'relay' || isProxied(handshake.connection.meta))
       copyAddresses(handshake.socket, secure)
+  }
+
+  #describe(socket: Socket & Described, connection: ConnectionInfo): void {
+    socket[metadata] = { connection, owner: this }
   }
 
   /** Owns `fd` until the socket does. */

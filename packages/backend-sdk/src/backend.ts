@@ -565,7 +565,7 @@ export class Backend extends EventEmitter<BackendEvents> {
           }
         }
         this.#closeIdle()
-        this.#handBack.rest()
+        this.#handBack.rest(true)
       },
       ended: (end) => {
         // In a reload the old worker closes its session once the new worker has registered this backend.

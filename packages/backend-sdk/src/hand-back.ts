@@ -64,6 +64,8 @@ export class HandBack {
   #wanted = 0
   /** Found idle, and not looked at since. */
   #idle: IdleConnection[] = []
+  /** performance.now() at which all connections were looked through and no idle one was left to be handed back; undefined once another may be. */
+  #noneIdleAt: number | undefined
   #parking: NodeJS.Timeout | undefined
   #retries: NodeJS.Timeout | undefined
 
@@ -120,9 +122,14 @@ export class HandBack {
     this.now()
   }
 
-  /** There is room, or there may be. */
-  rest(): void {
-    if (this.#more || this.#host.draining) this.soon(true)
+  /**
+   * There is room, or there may be.
+   *
+   * @param mayBeIdle connections have come that may be idle; others are found at the end of their answers
+   */
+  rest(mayBeIdle = false): void {
+    if (mayBeIdle) this.#noneIdleAt = undefined
+    if (this.#more || this.#host.draining) this.#schedule()
   }
 
   /**
@@ -131,16 +138,26 @@ export class HandBack {
    * @param anyway also those that have become due by time alone
    */
   soon(anyway = this.#host.draining || this.receiver?.welcome.parkAfter === 0): void {
-    if (this.#scheduled || !anyway) return
+    this.#noneIdleAt = undefined
+    if (anyway) this.#schedule()
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return
     this.#scheduled = true
     setImmediate(() => {
       this.#scheduled = false
-      this.now()
+      this.#now()
     })
   }
 
   /** Hands back what is to leave, as much as the window has room for; what is left goes when there is room again. */
   now(): void {
+    this.#noneIdleAt = undefined
+    this.#now()
+  }
+
+  #now(): void {
     const session = this.receiver
     const { attachment } = this.#host
     if (session === undefined || attachment === undefined) {
@@ -171,13 +188,14 @@ export class HandBack {
   }
 
   #moveIdle(session: BrokerSession, attachment: Attachment): void {
-    let looked = false
+    let looked = this.#noneIdleAt !== undefined && performance.now() - this.#noneIdleAt < RETRY_INTERVAL_MS
     while (!this.#more) {
       const room = session.handBackRoom
       if (this.#idle.length === 0 && !looked) {
         // Of thousands that wait for room, all would be looked at for each few that leave.
         this.#idle = attachment.idle()
         looked = true
+        if (this.#idle.length === 0) this.#noneIdleAt = performance.now()
       }
       if (this.#idle.length === 0) return
       if (room === 0) {

@@ -1,4 +1,4 @@
-import { Socket, type SocketConstructorOpts } from 'node:net'
+import { Socket as NetSocket, type SocketConstructorOpts } from 'node:net'
 import type { DuplexOptions } from 'node:stream'
 
 const descriptor = Symbol('baton descriptor')
@@ -7,11 +7,40 @@ interface Opened {
   [descriptor]?: number
 }
 
+/** While set, `destroy()` of an `OpenedSocket` notes the socket here, and does nothing else. */
+let noted: NetSocket[] | undefined
+
+/**
+ * A client's socket. Its class is one of ours for `destroy` alone: what replaces a method of `net.Socket` for a moment makes V8 throw away all code
+ * that it has compiled for sockets, and this is done in the middle of a drain, or several times a second (`parkAfter`). Called Socket, as in Node, because
+ * that is what apps print.
+ */
+export class OpenedSocket extends NetSocket {
+  override destroy(error?: Error): this {
+    if (noted === undefined) return super.destroy(error)
+    noted.push(this)
+    return this
+  }
+}
+Object.defineProperty(OpenedSocket, 'name', { value: 'Socket' })
+
+/** The sockets of `openSocket` on which `call` calls `destroy`; they are not destroyed. It must be synchronous. */
+export function notingDestroyed(call: () => void): NetSocket[] {
+  const found: NetSocket[] = []
+  noted = found
+  try {
+    call()
+  } finally {
+    noted = undefined
+  }
+  return found
+}
+
 /**
  * The number of the descriptor below a socket of `openSocket`, while it is open. `destroy()` closes it at once, and a socket that the app
  * has sent to a child process has none (`pending`): the number may then be that of anything else.
  */
-export function descriptorOf(socket: Socket & Opened): number | undefined {
+export function descriptorOf(socket: NetSocket & Opened): number | undefined {
   return socket.destroyed || socket.pending ? undefined : socket[descriptor]
 }
 
@@ -24,7 +53,7 @@ export function descriptorOf(socket: Socket & Opened): number | undefined {
  *
  * @throws {Error} from libuv, if the descriptor is not a socket or memory is short; the caller then still owns `fd`
  */
-export function openSocket(fd: number, allowHalfOpen: boolean): Socket {
+export function openSocket(fd: number, allowHalfOpen: boolean): NetSocket {
   const options: SocketConstructorOpts & DuplexOptions = {
     fd,
     allowHalfOpen,
@@ -32,7 +61,7 @@ export function openSocket(fd: number, allowHalfOpen: boolean): Socket {
     autoDestroy: true,
     decodeStrings: false,
   }
-  const socket: Socket & Opened = new Socket(options)
+  const socket: NetSocket & Opened = new OpenedSocket(options)
   socket[descriptor] = fd
   return socket
 }

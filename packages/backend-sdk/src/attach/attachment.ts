@@ -11,6 +11,7 @@ import { AttachError } from './errors.ts'
 import { asIfFinished, betweenRequests, closeWhenQuiet } from './idle-connections.ts'
 import { isRequest, LastAnswers } from './last-answers.ts'
 import { isSession, LastStreams } from './last-streams.ts'
+import { OpenedSocket } from '../open-socket.ts'
 import { Overlay } from './overlay.ts'
 import { type AttachableServer, type ServerKind, serverKind } from './server-kind.ts'
 import { TlsSessions } from './tls-sessions.ts'
@@ -197,6 +198,8 @@ class ServerAttachment implements Attachment {
   #closeIdleConnections: () => void = () => {}
   /** Connections of `adoptIdle` before their first byte, with the performance.now() at which their time is over. */
   readonly #returned = new Map<Socket, number>()
+  /** So far, all connections of the server, and what it calls `destroy` of, are sockets of `openSocket`. */
+  #areOurs: boolean
   /** https only: connections without a request so far. */
   readonly #secured = new Set<TLSSocket>()
 
@@ -207,6 +210,7 @@ class ServerAttachment implements Attachment {
     this.#hooks = hooks
     this.#answers = new LastAnswers((socket) => this.#becameIdle(socket))
     this.#speaksHttp1 = startConnectionTracking(server)
+    this.#areOurs = this.kind === 'http' && !server.listening && Reflect.get(server, '_connections') === 0
     this.#overlay = this.#behaveAsListening()
     this.tlsSessions = service === undefined ? undefined : TlsSessions.of(server, service, this.#overlay)
   }
@@ -367,7 +371,7 @@ class ServerAttachment implements Attachment {
     server: Pick<HttpServer, 'closeIdleConnections'>,
     closeIdle = this.#closeIdleConnections,
   ): Socket[] {
-    return betweenRequests(server, closeIdle, this.#answers.connections)
+    return betweenRequests(server, closeIdle, this.#answers.connections, this.#areOurs)
   }
 
   /** Connections without a first request, such as those that browsers open in advance. Node does not count them as idle. */
@@ -488,6 +492,7 @@ class ServerAttachment implements Attachment {
 
   #emitted(emit: Emit, event: string | symbol, args: unknown[]): boolean {
     if (event === 'secureConnection' && this.kind === 'https') this.#noteSecured(args[0] as TLSSocket)
+    if (event === 'connection' && !(args[0] instanceof OpenedSocket)) this.#areOurs = false
     if (isRequest(event, args)) {
       if (this.#secured.size > 0) this.#secured.delete(args[0].socket as TLSSocket)
       this.#answers.received(...args)

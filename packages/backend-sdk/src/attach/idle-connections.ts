@@ -2,7 +2,7 @@ import type { Server, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { poll, pollEach, POLLIN } from '@baton/native-sendmsg'
-import { descriptorOf } from '../open-socket.ts'
+import { descriptorOf, notingDestroyed, OpenedSocket } from '../open-socket.ts'
 
 /** A server that speaks HTTP/1: the one method that is needed of it. */
 type Http1Server = Pick<Server, 'closeIdleConnections'>
@@ -20,17 +20,20 @@ const QUIET_MS = 500
  *
  * @param closeIdle Node's own `closeIdleConnections()` of it
  * @param known its connections, as far as they are known: those whose `destroy` an app has replaced are found, too, and not destroyed
+ * @param areOurs none of its connections has a socket of another class than `openSocket` makes
  */
 export function betweenRequests(
   server: Http1Server,
   closeIdle = () => server.closeIdleConnections(),
   known: Iterable<Duplex> = [],
+  areOurs = false,
 ): Socket[] {
-  const found: Socket[] = []
+  const others: Socket[] = []
   const record = function (this: Socket): Socket {
-    found.push(this)
+    others.push(this)
     return this
   }
+  let found: Socket[] = []
   const replaced = new Map<object, PropertyDescriptor | undefined>()
   const replace = (owner: object) => {
     const own = Object.getOwnPropertyDescriptor(owner, 'destroy')
@@ -40,16 +43,17 @@ export function betweenRequests(
   }
   try {
     // On the prototype, because only Node knows the sockets that the server accepted itself. No other code runs meanwhile.
-    replace(Socket.prototype)
-    for (const socket of known) if (socket.destroy !== record) replace(socket)
-    closeIdle()
+    if (!areOurs) replace(Socket.prototype)
+    const ours: unknown = Reflect.get(OpenedSocket.prototype, 'destroy')
+    for (const socket of known) if (socket.destroy !== record && socket.destroy !== ours) replace(socket)
+    found = notingDestroyed(closeIdle)
   } finally {
     for (const [owner, own] of replaced) {
       if (own === undefined) Reflect.deleteProperty(owner, 'destroy')
       else Object.defineProperty(owner, 'destroy', own)
     }
   }
-  return found.filter(({ writableLength }) => writableLength === 0)
+  return [...found, ...others].filter(({ writableLength }) => writableLength === 0)
 }
 
 /**
