@@ -24,6 +24,7 @@ const BENCHES = {
   limits: {
     measures: 'clients of a listener with limits, while one address opens 2,000 connections a second',
   },
+  'master-death': { measures: 'SIGKILL of the master and `baton start`, under load' },
   memory: { measures: 'a leaking app under load, beside PM2' },
   module: { file: 'module-cost.mjs', measures: 'what loading a module costs a start' },
   'move-cost': { file: 'outlive/move-cost.mjs', measures: 'CPU time of a move, on Node 20 and 24' },

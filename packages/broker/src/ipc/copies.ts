@@ -73,6 +73,11 @@ export function sizeOf(account: Account): number {
   return account.kind === 'service' ? SERVICE_NUMBERS : (account.reasons ?? FIRST_REASONS).length + 2
 }
 
+/** How many numbers all of them have. */
+export function layoutSize(layout: readonly Account[]): number {
+  return layout.reduce((sum, account) => sum + sizeOf(account), 0)
+}
+
 /** Where the marks begin in the memory file; the accounts are before. */
 const MARKS_AT = 1024 * 1024
 const MARK_BYTES = 4

@@ -267,6 +267,7 @@ export class Master {
         counters: estate.counters,
         fleet: estate.fleet,
         lifeline: estate.lifeline,
+        ...(estate.finishing && { finishing: estate.finishing }),
         ...(estate.controls && { controls: estate.controls }),
         ...(estate.shifts && { shifts: estate.shifts }),
         ...(estate.tickets && { tickets: estate.tickets }),
@@ -325,6 +326,7 @@ export class Master {
     )
     // Before the copies of a worker that lives are stored again.
     if (given !== undefined) master.#workerPool.inherit(store.restore(given.takeStored()))
+    master.#workerPool.finishing.adopt(state.finishing ?? [])
     master.#workerPool.adopt(state.workers, state.known, state.survivors)
     master.#spare.adopt(state.spare, poller)
     store.open()

@@ -20,6 +20,7 @@ import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
 import {
   type FromWorker,
+  type Heir,
   type HeldClients,
   type SocketRole,
   type ToWorker,
@@ -60,6 +61,9 @@ const MAX_STATE_BYTES = 1024 * 1024
 /** Parked connections that move to a successor in one turn of the event loop: a few milliseconds of work. */
 const PARKED_AT_A_TIME = 128
 
+/** Timeout for a successor to say that it goes on, in milliseconds: it hangs. */
+const HEIR_TIMEOUT_MS = 5000
+
 /** A master that does not answer within this time is stuck, in milliseconds. */
 const ANSWER_TIMEOUT_MS = 1000
 
@@ -90,7 +94,7 @@ export class SupervisedWorker {
   #shifts: Shifts = {}
   readonly #pendingRequests = new Map<number, Ask>()
   /** Pending until each predecessor has sent its last client. */
-  readonly #predecessors = new Set<Promise<void>>()
+  readonly #predecessors = new Map<Channel<HeldClients, Heir>, Promise<void>>()
   /** Reloads requested over the API here and not answered yet. */
   readonly #reloading = new Set<Promise<unknown>>()
   #asks = 0
@@ -109,7 +113,9 @@ export class SupervisedWorker {
   readonly #origins = new Map<string, Listening>()
   #ending = false
   /** Of a worker that is being replaced: one to its successor, and one to each that followed because the one before has died. */
-  readonly #successors: Channel<never, HeldClients>[] = []
+  readonly #successors: Channel<Heir, HeldClients>[] = []
+  /** The socket of the `finish` to come, between `successor` and `finish`. */
+  #heir: OwnedFd | undefined
   /** No more clients will be sent to a successor. */
   #hasPassedAll = false
 
@@ -159,7 +165,7 @@ export class SupervisedWorker {
     if (message.type === 'metrics' || message.type === 'reloaded' || message.type === 'answer')
       return this.#pendingRequests.get(message.ask)?.(message)
     if (message.type === 'count') return void this.#count()
-    if (message.type === 'ping') return this.#channel.send({ type: 'pong' })
+    if (message.type === 'ping') return this.#channel.send({ type: 'pong', succeeds: true })
     if (message.type === 'dump') return logStatus(this.#logger, this.#worker)
     this.#orders = this.#orders
       .then(() => {
@@ -198,8 +204,11 @@ export class SupervisedWorker {
         return this.#worker?.askToReconnect(message.reason)
       case 'peer':
         return this.#connectPredecessor(fds[0] as OwnedFd)
+      case 'successor':
+        this.#heir = fds[0]
+        return
       case 'finish':
-        return this.#finish(message, fds[0] as OwnedFd)
+        return this.#finish(message, this.#channelTo((fds[0] ?? this.#takeHeir()) as OwnedFd))
       case 'stop':
         return message.leave === true ? this.#leave(message.deadline) : this.#stop(message.deadline)
       case 'drain':
@@ -300,7 +309,7 @@ export class SupervisedWorker {
     }, COUNT_INTERVAL_MS)
     this.#administersLate = administersLate
     if (!administersLate) await this.#worker.loadAdmin()
-    this.#channel.send({ type: 'ready' })
+    this.#channel.send({ type: 'ready', succeeds: true })
   }
 
   /** Clients and backends that are there already go first. */
@@ -384,9 +393,8 @@ export class SupervisedWorker {
   #connectPredecessor(socket: OwnedFd): void {
     let over!: () => void
     const end = new Promise<void>((resolve) => (over = resolve))
-    this.#predecessors.add(end)
     const reserve = sharedReserve()
-    const channel: Channel<HeldClients, never> = new Channel(socket, this.#poller, {
+    const channel: Channel<HeldClients, Heir> = new Channel(socket, this.#poller, {
       // Clients accepted here may have filled the descriptor table.
       room: () => reserve.fits(channel.fd, MAX_CLIENTS),
       message: ({ clients }, fds) => {
@@ -429,10 +437,11 @@ export class SupervisedWorker {
         if (error !== undefined)
           this.#logger.error({ error: error.message }, 'held clients from the previous worker were lost')
         channel.close()
-        this.#predecessors.delete(end)
+        this.#predecessors.delete(channel)
         over()
       },
     })
+    this.#predecessors.set(channel, end)
   }
 
   /** One object for all connections of a listener: thousands of them may be parked. */
@@ -443,18 +452,31 @@ export class SupervisedWorker {
     return known
   }
 
-  async #finish({ removed, deadline }: Extract<ToWorker, { type: 'finish' }>, peer: OwnedFd): Promise<void> {
+  #takeHeir(): OwnedFd | undefined {
+    const heir = this.#heir
+    this.#heir = undefined
+    return heir
+  }
+
+  /** To a successor. Owns `socket`. @param settle called once, when it has said that it goes on (`Heir`), or is gone */
+  #channelTo(socket: OwnedFd, settle = (_isSucceeded: boolean): void => {}): Channel<Heir, HeldClients> {
+    return new Channel<Heir, HeldClients>(socket, this.#poller, {
+      message: () => settle(true),
+      ended: () => settle(false),
+    })
+  }
+
+  async #finish(
+    { removed, deadline }: Pick<Extract<ToWorker, { type: 'finish' }>, 'removed' | 'deadline'>,
+    channel: Channel<Heir, HeldClients>,
+  ): Promise<void> {
     const worker = this.#worker
     const isFirst = !this.#ending
     if (worker === undefined || this.#hasPassedAll || (!isFirst && this.#successors.length === 0))
-      return peer.close()
+      return channel.close()
     this.#ending = true
     // The listening sockets are the successor's.
     this.#keepEstate(undefined, [])
-    const channel = new Channel<never, HeldClients>(peer, this.#poller, {
-      message: () => {},
-      ended: () => {},
-    })
     this.#successors.push(channel)
     const successor = (service: string): Successor => ({
       slice: PARKED_AT_A_TIME,
@@ -463,7 +485,7 @@ export class SupervisedWorker {
     })
     if (!isFirst) return worker.handOver(successor)
     await worker.finish(removed, successor, deadline, {
-      predecessors: Promise.all(this.#predecessors),
+      predecessors: Promise.all(this.#predecessors.values()),
       settled: () => this.#endOfPassing(),
       answered: () => Promise.all(this.#reloading),
     })
@@ -480,7 +502,7 @@ export class SupervisedWorker {
     }
   }
 
-  #pass(successor: Channel<never, HeldClients>, service: string, connections: readonly Waiting[]): boolean {
+  #pass(successor: Channel<Heir, HeldClients>, service: string, connections: readonly Waiting[]): boolean {
     if (!successor.open) return false
     for (const batch of batches(connections)) {
       const clients = batch.map((connection) => heldClient(service, connection))
@@ -515,7 +537,7 @@ export class SupervisedWorker {
       whenReady: (callback) => void setImmediate(callback),
     })
     await worker.finish([], successor, Math.max(1, deadline), {
-      predecessors: Promise.all(this.#predecessors),
+      predecessors: Promise.all(this.#predecessors.values()),
       settled: () => copier.left(),
       answered: () => Promise.all(this.#reloading),
     })
@@ -537,7 +559,10 @@ export class SupervisedWorker {
     // The last estate may have come together with the end.
     await this.#orders
     if (this.#ending) return
-    if (this.#estate !== undefined && this.#accepts) return this.#wait(this.#estate)
+    if (this.#estate !== undefined && this.#accepts) {
+      if (await this.#isSucceeded(this.#takeHeir())) return undefined
+      return this.#wait(this.#estate)
+    }
     // Started early, and not needed.
     if (this.#worker === undefined && this.#listeners.size === 0) return this.#end(0)
     this.#logger.error('the master is gone; draining')
@@ -555,8 +580,28 @@ export class SupervisedWorker {
     before?.close()
   }
 
+  /**
+   * The master was killed. If that was between `successor` and `finish`, and the successor goes on, everything moves there, as after `finish`. Until that
+   * is known, this worker accepts as before. Owns `socket`.
+   */
+  async #isSucceeded(socket: OwnedFd | undefined): Promise<boolean> {
+    if (socket === undefined) return false
+    let settle!: (isSucceeded: boolean) => void
+    const said = new Promise<boolean>((resolve) => (settle = resolve))
+    const channel = this.#channelTo(socket, settle)
+    const timer = setTimeout(() => settle(false), HEIR_TIMEOUT_MS)
+    const isSucceeded = await said
+    clearTimeout(timer)
+    const order = { removed: [], deadline: Math.max(1, this.#drainDeadline) }
+    if (isSucceeded) this.#finish(order, channel).catch((error: unknown) => this.#fail(error))
+    else channel.close()
+    return isSucceeded
+  }
+
   async #wait(estate: KeptEstate): Promise<void> {
     this.#master = null
+    // A predecessor that was about to be told to finish finishes now.
+    for (const predecessor of this.#predecessors.keys()) predecessor.sendNow({ type: 'heir' }, [])
     this.#copier?.close()
     if (this.#config !== undefined) estate.readOutputs(this.#logger, this.#config)
     this.#logger.error('the master is gone; going on without one, until the next start or stop')

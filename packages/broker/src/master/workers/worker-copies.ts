@@ -14,9 +14,9 @@ import {
   type Account,
   clearMarks,
   type FromCopier,
+  layoutSize,
   readMarks,
   readNumbers,
-  sizeOf,
   type ToCopier,
 } from '../../ipc/copies.ts'
 import type { HeldClient } from '../../ipc/messages.ts'
@@ -146,6 +146,11 @@ export class WorkerCopies {
     return this.#size
   }
 
+  /** Where the worker writes what it counts. The file stays this object's. */
+  get accounts(): { readonly layout: readonly Account[]; readonly file: number } {
+    return { layout: this.#layout, file: this.#file.fd }
+  }
+
   /** Undefined when there is nothing left to adopt. Its descriptors must stay open. */
   get state(): WorkerCopiesState | undefined {
     return this.open ? { channel: this.#channel.fd, file: this.#file.fd } : undefined
@@ -176,8 +181,7 @@ export class WorkerCopies {
       .map(([slot, copy]) => copy.survivor(slot))
       .toSorted((a, b) => a.copy.order - b.copy.order)
     this.#close(copies.filter((each) => !counts(each)))
-    const size = this.#layout.reduce((sum, account) => sum + sizeOf(account), 0)
-    const accounts = { layout: this.#layout, numbers: readNumbers(this.#file.fd, size) }
+    const accounts = { layout: this.#layout, numbers: readNumbers(this.#file.fd, layoutSize(this.#layout)) }
     return { survivors, accounts, release }
   }
 
