@@ -46,6 +46,7 @@ const BENCHES = {
   routes: { measures: 'routes by name and by host, beside none, and beside HAProxy' },
   start: { measures: 'commands, starts and reloads, beside bare Node and an older build' },
   stuck: { measures: 'the longest wait while a backend is in a busy loop, beside cluster' },
+  'waiting-death': { measures: 'SIGKILL of the worker with thousands of clients that wait in it' },
   'worker-death': { measures: 'SIGKILL of the worker under load' },
 }
 

@@ -51,8 +51,11 @@ export interface KeptAs {
 
 const NOT_KEPT: KeptAs = { store: noStore, worker: '' }
 
-/** Part of this process's descriptors that copies may use. */
-const SHARE = 0.5
+/**
+ * Part of this process's descriptors that the copies of one worker may use: as much as a worker has for idle connections. Two workers have no more together
+ * than clients are connected, because what moves from one to the other is copied there and closed here.
+ */
+const SHARE = 0.75
 
 /**
  * The master's copies of the connections that wait in one worker (`ipc/copies.ts`). Owns them, its end of the stream, and the memory file.
