@@ -30,12 +30,14 @@ const CROWD = 5000
 endOnSignals()
 let isGood = true
 console.log(`open files of a process, at most                      ${limit}`)
-await heldClients()
-await parkedClients()
+if (held > 0) await heldClients()
+if (parked > 0) await parkedClients()
 process.exit(isGood ? 0 : 1)
 
 async function heldClients() {
-  const broker = await startBroker({ service: { holdTimeout: '10m', maxHeld: held } })
+  // A late ACK would make a relay, which has its own way to the backend, and another place in its order.
+  const patient = { ackDeadline: '5m', tokenTtl: '10m' }
+  const broker = await startBroker({ service: { holdTimeout: '10m', maxHeld: held, ...patient } })
   const idle = descriptors(broker)
   const crowds = await arrive(broker, held, 'early')
   await untilBrokerHas(broker, 'held', held)
@@ -52,12 +54,16 @@ async function heldClients() {
     .map((line) => Number(line.split(' ')[1]))
   const ports = crowds.flatMap((crowd) => crowd.ports)
   const inOrder = adopted.length === held && adopted.every((port, index) => port === ports[index])
+  const arrivals = new Map(ports.map((port, index) => [port, index]))
+  const places = adopted.map((port) => arrivals.get(port))
+  const overtakers = places.filter((place, index) => index > 0 && place < places[index - 1]).length
   await finish(broker, {
     'held clients at the kill': held,
     'held again, milliseconds after the kill': moved.toFixed(0),
     answered: `${answered}, ${seconds.toFixed(1)} s after the kill`,
     failed: describe(failures),
     'adopted in the order of their arrival': inOrder,
+    ...(!inOrder && { 'adopted before an earlier one': `${overtakers} times, ${adopted.length} adoptions` }),
   })
   isGood &&= inOrder && answered === held
 }
