@@ -44,6 +44,7 @@ const BENCHES = {
   },
   reload: { measures: 'reloads under load' },
   routes: { measures: 'routes by name and by host, beside none, and beside HAProxy' },
+  soak: { measures: 'requests while the broker is reloaded, deployed and killed, for hours' },
   start: { measures: 'commands, starts and reloads, beside bare Node and an older build' },
   stuck: { measures: 'the longest wait while a backend is in a busy loop, beside cluster' },
   'waiting-death': { measures: 'SIGKILL of the worker with thousands of clients that wait in it' },
