@@ -89,13 +89,13 @@ const workersKilled = []
 const adoptions = new Map()
 const input = openSync(journal, 'r')
 let [offset, rest] = [0, '']
-let isStopping = false
-process.removeAllListeners('SIGINT').once('SIGINT', () => (isStopping = true))
+const stop = new AbortController()
+process.removeAllListeners('SIGINT').once('SIGINT', () => stop.abort())
 
 const begun = performance.now()
 const before = totals.seconds
-for (let lastWorker = -Infinity; !isStopping && performance.now() - begun < seconds * 1000;) {
-  for (let count = 0; count < RELOADS; count++) await reload()
+for (let lastWorker = -Infinity; !stop.signal.aborted && performance.now() - begun < seconds * 1000;) {
+  for (let turn = 0; turn < RELOADS; turn++) await reload()
   await deploy()
   await elapsed(random.next() * RELOAD_EVERY)
   const isWorkersTurn = random.next() < 0.5 && performance.now() - lastWorker > WORKER_EVERY

@@ -33,7 +33,8 @@ function connect(life) {
     if (!(text.length - head - 4 >= length)) return
     if (!waits || !text.startsWith('HTTP/1.1 200 ') || text.length - head - 4 > length) {
       failure = `wrong answer ${JSON.stringify(text.slice(0, 40))}`
-      return void socket.destroy()
+      socket.destroy()
+      return
     }
     isAnnounced = /\r\nconnection: close\r\n/i.test(text.slice(0, head + 2))
     text = ''
@@ -42,7 +43,10 @@ function connect(life) {
     counts.slowest = Math.max(counts.slowest, now() - asked)
     left -= 1
     if (isAnnounced) return
-    if (left === 0 || stopped) return void socket.destroy()
+    if (left === 0 || stopped) {
+      socket.destroy()
+      return
+    }
     waits = true
     asked = now()
     socket.write(request)
