@@ -2,7 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { now } from './clock.mjs'
 import { Random } from './random.mjs'
 
-/** Who may be killed, with their shares of the draws. */
+/** Kinds of victims. */
 const VICTIMS = ['backend', 'worker', 'master', 'old worker', 'operator']
 
 /** Maximum milliseconds from the beginning of a reload or a restart until the kill. */

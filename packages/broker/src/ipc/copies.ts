@@ -1,5 +1,6 @@
 import { fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs'
 import { HANDBACK_KINDS, OUTCOMES, type UnroutedReason } from '../metrics/labels.ts'
+import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { HeldClient } from './messages.ts'
 
 /**
@@ -54,6 +55,19 @@ export type Account =
    * that left. `reasons` are theirs, in order. Absent: `FIRST_REASONS`, the only ones that a worker or a master of an older version knows.
    */
   | { readonly kind: 'doorway'; readonly name: string; readonly reasons?: readonly UnroutedReason[] }
+
+/** A worker that is finishing: what another master needs to know what it has counted. */
+export interface FinishingWorker {
+  readonly pid: number
+  /** In clock ticks since boot; see `factsOf`. */
+  readonly startedAt: string
+  /** Its last report. */
+  readonly snapshot: MetricSnapshot
+  /** Of the numbers in its memory file, which it goes on writing. */
+  readonly layout: readonly Account[]
+  /** Descriptor of that file. */
+  readonly file: number
+}
 
 /** Numbers of a service: its outcomes, hand-backs taken by kind, connections from another worker, and those passed to one. */
 export const SERVICE_NUMBERS = OUTCOMES.length + HANDBACK_KINDS.length + 2

@@ -10,7 +10,7 @@ import { processesOf, type FleetState, type ProcessState } from '../fleet/state.
 import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { TicketRotationState } from '../tickets/ticket-rotation.ts'
 import type { CountersState } from './counters.ts'
-import type { FinishingWorker } from './finishing-workers.ts'
+import type { FinishingWorker } from '../../ipc/copies.ts'
 import type { WorkerProcess } from './worker-process.ts'
 
 /** State that the serving worker keeps for the next master, in case this one is killed. */

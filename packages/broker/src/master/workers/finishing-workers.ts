@@ -1,23 +1,10 @@
 import { closeSync } from 'node:fs'
 import type { Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { type Account, layoutSize, readNumbers } from '../../ipc/copies.ts'
+import { type FinishingWorker, layoutSize, readNumbers } from '../../ipc/copies.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import { Child } from '../../supervise/child.ts'
 import { sinceReport } from './last-accounts.ts'
-
-/** A worker that is finishing: what another master needs to know what it has counted. */
-export interface FinishingWorker {
-  readonly pid: number
-  /** In clock ticks since boot; see `factsOf`. */
-  readonly startedAt: string
-  /** Its last report. */
-  readonly snapshot: MetricSnapshot
-  /** Of the numbers in its memory file, which it goes on writing. */
-  readonly layout: readonly Account[]
-  /** Descriptor of that file. */
-  readonly file: number
-}
 
 interface Watched {
   readonly worker: FinishingWorker
@@ -25,8 +12,8 @@ interface Watched {
 }
 
 /**
- * Workers that were finishing when their master was killed. They finish without one, and report to nobody: their last report and their memory file say
- * what they have counted, alive or not. Owns the files.
+ * Workers that were finishing when their master was killed. They finish without one, and have no other to report to: their last report and their
+ * memory file say what each has counted, alive or not. Owns the files.
  */
 export class FinishingWorkers {
   readonly #poller: Poller
@@ -61,7 +48,7 @@ export class FinishingWorkers {
     return [...this.#watched].map(({ worker }) => worker)
   }
 
-  /** What they have counted so far. */
+  /** The counts of those that have not exited. */
   get snapshots(): readonly MetricSnapshot[] {
     return this.state.flatMap((worker) => counted(worker, false))
   }

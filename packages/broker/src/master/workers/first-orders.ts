@@ -93,7 +93,7 @@ export function introduce(
   old.give({ type: 'successor' }, [ours])
   next.give({ type: 'peer' }, [theirs])
   opened()
-  // What is not in the kernel would end with this process.
+  // Messages that the kernel does not have yet would end with this process.
   void next.sent().then(() => old.send({ type: 'finish', removed, deadline }))
 }
 

@@ -26,7 +26,8 @@ import { isStopped } from './thread-stats.ts'
 import { untilQuiet } from './quiet.ts'
 import { afterRunning, afterStopped } from './running-time.ts'
 import type { CopyStore } from './copy-store.ts'
-import { type FinishingWorker, FinishingWorkers } from './finishing-workers.ts'
+import type { FinishingWorker } from '../../ipc/copies.ts'
+import { FinishingWorkers } from './finishing-workers.ts'
 import { HungWorkers, type HungWorkersHost } from './hung-workers.ts'
 import { countedAsAccepted, countedAsLost, sinceReport } from './last-accounts.ts'
 import { Survivors, type SurvivorsState } from './survivors.ts'
@@ -243,7 +244,7 @@ export class WorkerPool {
     giveEstate(worker, estateOf(this.#activeConfig, { ...counted, ...managed }), this.#logger)
   }
 
-  /** Whose counts are not in `counters` yet, but for the serving one's. */
+  /** All but the serving one that have counts that are not in `counters` yet. */
   get #finishingWorkers(): readonly FinishingWorker[] {
     const own = [...this.#workers].filter((worker) => worker !== this.#current && !worker.starting)
     return [...own.flatMap(({ finishing }) => finishing ?? []), ...this.finishing.state]
@@ -582,7 +583,7 @@ export class WorkerPool {
   readonly #workerEvents = {
     message: (worker: WorkerProcess, message: FromWorker) => {
       this.#host.message(worker, message)
-      // What is not in its memory file is as old as the last report that the next master would get.
+      // Its memory file has the counts of connections alone: all else is as old as the report that the next master gets.
       if (message.type === 'counted' && worker.role === 'leaving') this.sendEstate()
       this.#conditions.check()
     },

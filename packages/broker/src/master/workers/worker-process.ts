@@ -9,7 +9,7 @@ import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
 import { factsOf } from '../../supervise/proc.ts'
 import { type CopyStore, noStore, workerKey } from './copy-store.ts'
-import type { FinishingWorker } from './finishing-workers.ts'
+import type { FinishingWorker } from '../../ipc/copies.ts'
 import type { StartedWorker } from './started-worker.ts'
 import { strayEnd } from './thread-stats.ts'
 import {
