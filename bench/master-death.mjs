@@ -119,7 +119,9 @@ const lines = {
   'adopted by the apps': ofApps,
   'worker deaths counted': counted.deaths,
   'the same managed backends': samePids,
-  'slowest request, milliseconds': results.reduce((most, [, , wait]) => Math.max(most, wait), slowest).toFixed(0),
+  'slowest request, milliseconds': results
+    .reduce((most, [, , wait]) => Math.max(most, wait), slowest)
+    .toFixed(0),
   'from start to the first accept, worst, milliseconds': Math.max(...starts).toFixed(0),
 }
 for (const [name, value] of Object.entries(lines)) console.log(`${name.padEnd(54)}${value}`)

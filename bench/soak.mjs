@@ -2,7 +2,7 @@
 //
 // Requests without a pause, while the broker is reloaded every 300 ms or as fast as it goes, a service is deployed, and one of its processes or the worker is
 // killed in turn. A request may fail only with the process that had its connection: one that a backend had adopted and that was killed, or a worker that was
-// killed before a backend adopted it. With --resume the totals in FILE are continued. Exits with 1 if any other request failed.
+// killed before a backend adopted it, or after it was handed back. With --resume the totals in FILE are continued. Exits with 1 if any other request failed.
 import { closeSync, existsSync, openSync, readFileSync, readSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
@@ -85,7 +85,7 @@ totals.runs += 1
 /** Times of kills, by pid; of workers. */
 const backendsKilled = []
 const workersKilled = []
-/** By client port: the last adoptions, `{ pid, at }`. */
+/** By client port: the last adoptions and hand-backs, `{ pid, at, what }`. */
 const adoptions = new Map()
 const input = openSync(journal, 'r')
 let [offset, rest] = [0, '']
@@ -171,11 +171,12 @@ async function count(line, answer) {
 /** Which process had the connection, of those that were killed. */
 function causeOf({ failure, local, begun: from, at }) {
   if (failure.startsWith('wrong')) return 'otherwise'
-  const owner = (adoptions.get(local) ?? []).findLast((each) => from <= each.at && each.at <= at)
-  const isKilled = ({ pid, at: time }) => pid === owner?.pid && owner.at <= time && time <= at
-  if (backendsKilled.some(isKilled)) return 'inside a killed backend'
-  if (owner === undefined && workersKilled.some((each) => from <= each.at && each.at <= at))
-    return 'inside a killed worker'
+  const last = (adoptions.get(local) ?? []).findLast((each) => from <= each.at && each.at <= at)
+  const isKilled = ({ pid, at: time }) => pid === last?.pid && last.at <= time && time <= at
+  if (last?.what === 'adopted') return backendsKilled.some(isKilled) ? 'inside a killed backend' : 'otherwise'
+  // Before its adoption, or from a hand-back to the next one, the worker had it.
+  const since = last?.at ?? from
+  if (workersKilled.some((each) => since <= each.at && each.at <= at)) return 'inside a killed worker'
   return 'otherwise'
 }
 
@@ -185,9 +186,10 @@ function readAdoptions() {
     const lines = (rest + bytes.latin1Slice(0, size)).split('\n')
     rest = lines.pop()
     for (const line of lines) {
-      const [pid, port, at] = line.split(' ').map(Number)
+      const [pid, port, at] = line.split(' ', 3).map(Number)
+      const what = line.slice(line.lastIndexOf(' ') + 1)
       const known = adoptions.get(port) ?? []
-      adoptions.set(port, [...known.slice(-7), { pid, at }])
+      adoptions.set(port, [...known.slice(-7), { pid, at, what }])
     }
   }
 }

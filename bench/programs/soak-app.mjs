@@ -1,4 +1,4 @@
-// A managed app that answers with its pid, and appends each adoption to the file ADOPTIONS: `PID PORT TIME`, milliseconds of CLOCK_MONOTONIC, with write(2)
+// A managed app that answers with its pid, and appends each adoption, and each hand-back, to the file ADOPTIONS: `PID PORT TIME adopted|returned`, milliseconds of CLOCK_MONOTONIC, with write(2)
 // before the app sees the connection.
 import { openSync, writeSync } from 'node:fs'
 import http from 'node:http'
@@ -14,8 +14,12 @@ const server = http.createServer((_request, response) => {
 server.keepAliveTimeout = 0
 const backend = createBackend({ logger: false })
 backend.attach(server)
-backend.on('adopt', ({ remotePort }) =>
-  writeSync(adoptions, `${process.pid} ${remotePort} ${Number(process.hrtime.bigint()) / 1e6}\n`),
-)
+const note = (port, what) =>
+  writeSync(adoptions, `${process.pid} ${port} ${Number(process.hrtime.bigint()) / 1e6} ${what}\n`)
+backend.on('adopt', (socket, connection) => {
+  const { remotePort } = socket
+  note(remotePort, 'adopted')
+  socket.once('close', () => connection.movedOn && note(remotePort, 'returned'))
+})
 await backend.ready()
 process.once('SIGTERM', () => void backend.drain())
