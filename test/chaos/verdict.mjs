@@ -1,6 +1,8 @@
 import { readJournals } from './journals.mjs'
 
-/** Of a listener in one turn of a worker's event loop: what it has counted in the turn in which it is killed is lost. */
+/**
+ * Of a listener in one turn of a worker's event loop, and hand-backs of a giver: what a worker has counted in the turn in which it is killed is lost.
+ */
 const MAX_ACCEPTS = 64
 
 /** In a run that kills no process of the broker. */
@@ -84,7 +86,7 @@ function conserve(status, { connected }, { owned }, { workersKilled, outages }, 
     const uncounted = (outcomes.lost ?? 0) + connected - accepted
     unwritten[name] = uncounted + outcomes.handed_off - handoff + Math.max(0, outcomes.relayed - relay)
     if (outages.length > 0) unwritten[name] = Infinity
-    else if (outcomes.handed_off + uncounted < handoff) {
+    else if (outcomes.handed_off + uncounted + workersKilled.length * MAX_ACCEPTS < handoff) {
       violate('I1', `${name}: ${handoff} descriptors were adopted, ${outcomes.handed_off} ACKed`)
     }
   }
