@@ -47,6 +47,8 @@ export async function startBroker({
     ports: Object.fromEntries(Object.entries(listeners).map(([name, address]) => [name, portOf(address)])),
     status: async () => (await fetch(`http://${admin}/api/v1/status`)).json(),
     metrics: async () => (await fetch(`http://${admin}/metrics`)).text(),
+    /** Its master was killed, and the next one has taken the rest over: nothing of it is to be ended at exit. */
+    forget: hasStopped,
     async stop() {
       child.kill('SIGTERM')
       await child.exited

@@ -24,6 +24,7 @@ const BENCHES = {
   limits: {
     measures: 'clients of a listener with limits, while one address opens 2,000 connections a second',
   },
+  'master-death': { measures: 'SIGKILL of the master and `baton start`, under load' },
   memory: { measures: 'a leaking app under load, beside PM2' },
   module: { file: 'module-cost.mjs', measures: 'what loading a module costs a start' },
   'move-cost': { file: 'outlive/move-cost.mjs', measures: 'CPU time of a move, on Node 20 and 24' },
@@ -43,8 +44,10 @@ const BENCHES = {
   },
   reload: { measures: 'reloads under load' },
   routes: { measures: 'routes by name and by host, beside none, and beside HAProxy' },
+  soak: { measures: 'requests while the broker is reloaded, deployed and killed, for hours' },
   start: { measures: 'commands, starts and reloads, beside bare Node and an older build' },
   stuck: { measures: 'the longest wait while a backend is in a busy loop, beside cluster' },
+  'waiting-death': { measures: 'SIGKILL of the worker with thousands of clients that wait in it' },
   'worker-death': { measures: 'SIGKILL of the worker under load' },
 }
 

@@ -39,8 +39,16 @@ void t.test('chaos: wrong usage is told apart from a violation', { timeout: LIMI
   t.match(run.lines, [/many is not a whole number/, /^usage: npm run chaos/])
 })
 
-/** Verdict on one relayed client on port 7, reset at 50 ms, from the journals of two backends; the first was killed at `killedAt`. */
-function verdictOn(t: Test, journals: readonly [string[], string[]], killedAt: number | undefined) {
+/**
+ * Verdict on one relayed client on port 7, reset at 50 ms, from the journals of two backends; the first was killed at `killedAt`, a worker of the broker at
+ * each of `workersKilled`.
+ */
+function verdictOn(
+  t: Test,
+  journals: readonly [string[], string[]],
+  killedAt: number | undefined,
+  workersKilled: readonly number[] = [],
+) {
   const folder = temporaryFolder(t)
   const backends = journals.map((lines, index) => {
     const journalPath = join(folder, String(index + 1))
@@ -69,6 +77,7 @@ function verdictOn(t: Test, journals: readonly [string[], string[]], killedAt: n
     failures: [failure],
     answers: [0, 1, 0],
     load: { connected: 1 },
+    kills: { workersKilled, workersEnded: [], outages: [] },
     status: {
       listeners: [{ service: 'carried', accepted: 1 }],
       services: [{ name: 'carried', held: 0, inFlight: 0, parked: 0, handedBack: 0, outcomes, backends: [] }],
@@ -91,5 +100,20 @@ void t.test('chaos: a relay that was cut before it was adopted owns no client', 
     [/^I5/],
     'a relay that lived on is the owner of the client, and its backend lives',
   )
+  t.end()
+})
+
+void t.test('chaos: the kill of a worker excuses only what the worker had', (t) => {
+  const relayed = ['a 1000 carried 7 relay C', 'r 1500 carried 7 1']
+  const owned = ['a 1000 carried 7 handoff C', 'r 1500 carried 7 1']
+  const verdict = (journal: string[], ...workersKilled: number[]) =>
+    verdictOn(t, [journal, []], undefined, workersKilled)
+  t.match(verdict(relayed, 49_000), { violations: [], allowed: { 'relayed by a worker that was killed': 1 } })
+  t.match(verdict(relayed, 51_000).violations, [/^I5/], 'killed after the failure')
+  t.match(verdict(owned, 49_000).violations.at(-1), /^I5/, 'a backend had it')
+  const returned = [...owned, 'm 48000 carried 7 C']
+  const excuse = 'in a worker that was killed: handed back, and not yet with the next backend'
+  t.match(verdict(returned, 49_000).allowed, { [excuse]: 1 })
+  t.match(verdict(returned, 47_000).violations.at(-1), /^I5/, 'killed before it was handed back')
   t.end()
 })

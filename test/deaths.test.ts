@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, Broker, startBroker } from './support/broker.ts'
-import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
@@ -12,6 +11,7 @@ import { configure, logged, masterStatus, onlyWorker, reload, samples } from './
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { exists, signal } from './support/signal.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
+import { checkAnswers, served, startAgain, sum, Visitor } from './support/visitor.ts'
 import { WsTalker } from './support/ws-talker.ts'
 
 // SIGKILL of the worker: what waits in it, held or parked, goes to the next one. SIGKILL of the master: the worker goes on, until another master
@@ -169,80 +169,6 @@ void t.test('a worker is killed', { timeout: LIMIT }, async (t) => {
   })
 })
 
-/** Sends one request after another on a kept connection, and a new connection when one is lost. */
-class Visitor {
-  lost = 0
-  refused = 0
-  answers = 0
-  /** Answers to something else, or followed by another one. */
-  readonly wrong: string[] = []
-  readonly over: Promise<void>
-  #stopped = false
-
-  constructor(t: Test, broker: Broker, name: string) {
-    this.over = this.#run(t, broker, name)
-  }
-
-  stop(): Promise<void> {
-    this.#stopped = true
-    return this.over
-  }
-
-  async #run(t: Test, broker: Broker, name: string): Promise<void> {
-    while (!this.#stopped) {
-      let client: Client
-      try {
-        client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
-      } catch {
-        this.refused += 1
-        continue
-      }
-      try {
-        for (let turn = 0; !this.#stopped; turn += 1) {
-          const path = `/${name}-${turn}`
-          const { body } = await client.get(path)
-          const { path: answered } = JSON.parse(body) as { path: string }
-          if (answered !== path || client.received !== '') this.wrong.push(`${path}: ${answered}`)
-          this.answers += 1
-          // Some are parked when the worker is killed, some are being handed over.
-          await new Promise((resolve) => setTimeout(resolve, (turn % 4) * 20))
-        }
-      } catch (error) {
-        this.lost += 1
-        t.comment(`${name}: ${String(error)}`)
-      }
-      client.socket.destroy()
-    }
-  }
-}
-
-function sum(visitors: readonly Visitor[], of: (visitor: Visitor) => number): number {
-  return visitors.reduce((total, each) => total + of(each), 0)
-}
-
-/** Resolves once the visitors have got this many more answers. */
-async function served(visitors: readonly Visitor[], count = 200): Promise<void> {
-  const before = sum(visitors, ({ answers }) => answers)
-  await eventually(() => sum(visitors, ({ answers }) => answers) > before + count, 'clients are served')
-}
-
-/** Nothing was refused, or answered twice. */
-function checkAnswers(t: Test, visitors: readonly Visitor[]): void {
-  t.equal(
-    sum(visitors, ({ refused }) => refused),
-    0,
-    'no client was refused',
-  )
-  t.same(
-    visitors.flatMap(({ wrong }) => wrong),
-    [],
-  )
-}
-
-function start(t: Test, { configFile }: Broker): Program {
-  return new Program(t, process.execPath, [batonCommand, 'start', '--config', configFile], { group: true })
-}
-
 async function baton(t: Test, { configFile }: Broker, ...command: string[]): Promise<Program> {
   const program = new Program(t, process.execPath, [batonCommand, ...command, '--config', configFile])
   await program.exited
@@ -300,7 +226,7 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
     t.match(refused.lines.join('\n'), /no master, because it was killed/)
 
     // Whichever has the lock.
-    const two = [start(outer, broker), start(outer, broker)]
+    const two = [startAgain(outer, broker), startAgain(outer, broker)]
     const [loser] = await Promise.race(two.map(async (each) => [each, await each.exited] as const))
     t.match(loser.lines.join('\n'), /BATON_ERR_ALREADY_RUNNING/)
     const next = two.find((each) => each !== loser) as Program
@@ -343,7 +269,7 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
     configure(broker, { listeners: [...listeners, other] })
     broker.program.kill('SIGKILL')
     await broker.until((status) => status.broker.master === null, 'the worker has noticed')
-    const next = start(outer, broker)
+    const next = startAgain(outer, broker)
     await next.message('reload failed; the worker continues as before')
     const ready = { control: broker.control, admin: broker.admin.replace('http://', ''), pid: broker.pid }
     const addresses = { web: broker.address() }
@@ -364,7 +290,7 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
   await t.test('a master that is stopped keeps its lock', async (t) => {
     const { pid } = broker.program
     signal(pid, 'SIGSTOP')
-    const refused = start(t, broker)
+    const refused = startAgain(t, broker)
     t.match(await refused.exited, { code: 1 })
     t.match(
       refused.lines.join('\n'),
@@ -378,7 +304,7 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
     broker.program.kill('SIGKILL')
     await broker.until((status) => status.broker.master === null, 'the worker has noticed')
     signal(worker, 'SIGSTOP')
-    const refused = start(t, broker)
+    const refused = startAgain(t, broker)
     t.match(await refused.exited, { code: 1 })
     t.match(
       refused.lines.join('\n'),
@@ -420,7 +346,7 @@ void t.test('managed backends outlive their master as well', { timeout: LIMIT },
     'its output is read by the worker',
   )
 
-  const program = start(t, first)
+  const program = startAgain(t, first)
   await program.message('took over the worker of a master that was killed')
   const next = new Broker(
     program,

@@ -1,7 +1,8 @@
 import { parseArgs } from 'node:util'
 
 const usage =
-  'usage: npm run chaos -- [--seconds N] [--seed S] [--clients N] [--patience SECONDS] [--quick] [--write]'
+  'usage: npm run chaos -- [--seconds N] [--seed S] [--clients N] [--patience SECONDS] [--quick] [--write]\n' +
+  '       npm run chaos -- --kills N [--both] [--seed S] [--clients N] [--patience SECONDS]'
 
 /** The options of the run. Exits with 2 if they are invalid. */
 export function readOptions(args) {
@@ -13,12 +14,16 @@ export function readOptions(args) {
         seed: { type: 'string' },
         clients: { type: 'string' },
         patience: { type: 'string' },
+        kills: { type: 'string' },
+        both: { type: 'boolean', default: false },
         quick: { type: 'boolean', default: false },
         write: { type: 'boolean', default: false },
       },
     })
     const { quick, write } = values
     return {
+      kills: values.kills === undefined ? undefined : positive(values.kills),
+      both: values.both,
       seconds: positive(values.seconds, 60),
       seed: positive(values.seed, 1 + Math.floor(Math.random() * 1e9)),
       clients: positive(values.clients, quick ? 200 : 400),

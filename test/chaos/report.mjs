@@ -8,12 +8,12 @@ const BEGIN = '<!-- chaos: begin -->'
 const END = '<!-- chaos: end -->'
 
 /** The tables of one run, as Markdown that is readable in a terminal too. */
-export function report({ seed, seconds, took, clients, processes, load, faults, status, verdict }) {
+export function report({ seed, seconds, took, clients, processes, load, faults, kills, status, verdict }) {
   const kinds = Object.entries(load.kinds).toSorted(([a], [b]) => (a < b ? -1 : 1))
   const requests = kinds.reduce((sum, [, counts]) => sum + counts.requests, 0)
   const outcome = (name) => status.services.map(({ outcomes }) => outcomes[name])
   return [
-    `Seed ${seed}, ${seconds} s of load, ${clients} clients, Node ${process.versions.node}, Linux ${release()}.`,
+    `Seed ${seed}, ${kills === undefined ? seconds : Math.round(took)} s of load, ${clients} clients, Node ${process.versions.node}, Linux ${release()}.`,
     `${requests} requests (${Math.round(requests / took)} each second) on ${load.connected} connections, ${processes} backend processes.`,
     '',
     ...table(
@@ -27,13 +27,7 @@ export function report({ seed, seconds, took, clients, processes, load, faults, 
       ]),
     ),
     '',
-    ...table(
-      ['fault', 'times'],
-      [
-        ...FAULT_KINDS.map((kind) => [kind, faults.done[kind] ?? 0]),
-        ['victim was starting or leaving', faults.missed],
-      ],
-    ),
+    ...(kills === undefined ? faultTable(faults) : killTable(kills)),
     '',
     ...table(
       ['outcome', ...status.services.map(({ name }) => name)],
@@ -57,6 +51,26 @@ export function writePage(text) {
   const [begin, end] = [before.indexOf(BEGIN), before.indexOf(END)]
   if (begin === -1 || end < begin) throw new Error(`${page} has no markers ${BEGIN} ${END}`)
   writeFileSync(page, `${before.slice(0, begin + BEGIN.length)}\n\n${text}\n\n${before.slice(end)}`)
+}
+
+function faultTable({ done, missed }) {
+  return table(
+    ['fault', 'times'],
+    [...FAULT_KINDS.map((kind) => [kind, done[kind] ?? 0]), ['victim was starting or leaving', missed]],
+  )
+}
+
+function killTable({ done, processes, reloads, restarts }) {
+  return table(
+    ['killed', 'times'],
+    [
+      ...Object.entries(done).toSorted(([a], [b]) => (a < b ? -1 : 1)),
+      ['processes killed, in all', processes],
+      ['reloads that succeeded', reloads.done],
+      ['reloads that failed or lost their master', reloads.refused],
+      ['restarts of a backend', restarts],
+    ],
+  )
 }
 
 function table(head, rows) {

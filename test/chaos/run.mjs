@@ -4,6 +4,8 @@
 //
 //   npm run chaos -- --seconds 60 --seed 7 [--clients N] [--patience SECONDS] [--quick] [--write]
 //
+// With `--kills N` it kills instead, N times, the broker's processes as well: `kills.mjs`.
+//
 // Patience is the limit for everything without its own: a response, a start, an exit, the release of descriptors.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -13,10 +15,12 @@ import { Broker } from './broker.mjs'
 import { describeDescriptors, descriptors, steadyDescriptors } from './descriptors.mjs'
 import { Faults } from './faults.mjs'
 import { Fleet } from './fleet.mjs'
+import { Kills } from './kills.mjs'
 import { Load } from './load.mjs'
 import { readOptions } from './options.mjs'
 import { report, writePage } from './report.mjs'
 import { drawSchedule } from './schedule.mjs'
+import { withTotals } from './totals.mjs'
 import { judge } from './verdict.mjs'
 
 const SLOTS = 4
@@ -29,7 +33,8 @@ const { seed, seconds, quick } = options
 /** In milliseconds. */
 const patience = options.patience * 1000
 const folder = mkdtempSync(join(tmpdir(), 'baton-chaos-'))
-const again = `npm run chaos -- --seconds ${seconds} --seed ${seed} --clients ${options.clients}${quick ? ' --quick' : ''}`
+const amount = options.kills === undefined ? `--seconds ${seconds}` : `--kills ${options.kills}`
+const again = `npm run chaos -- ${amount}${options.both ? ' --both' : ''} --seed ${seed} --clients ${options.clients}${quick ? ' --quick' : ''}`
 console.log(`chaos: seed ${seed}`)
 console.log(`again: ${again}`)
 console.log(
@@ -71,7 +76,8 @@ else console.log(failure === undefined ? 'chaos: no violation' : 'chaos: no verd
 process.exit(violations.length > 0 ? 1 : failure === undefined ? 0 : 3)
 
 async function run() {
-  await broker.start(folder, environment, options.patience)
+  const areKilled = options.kills !== undefined
+  await broker.start(folder, environment, options.patience, areKilled)
   const deadline = quick ? DEADLINE.quick : DEADLINE.full
   fleet = new Fleet(SLOTS, folder, {
     ...environment,
@@ -81,6 +87,7 @@ async function run() {
   await fleet.start()
   await registered()
   // All backends run the same program, so this is what each must return to when it has no clients.
+  if (areKilled) await reloaded()
   const atStart = {
     broker: await steadyDescriptors(broker.pid),
     backend: Math.max(...(await Promise.all(fleet.current.map(({ pid }) => steadyDescriptors(pid))))),
@@ -90,14 +97,19 @@ async function run() {
   const parameters = { seed, clients: options.clients, ports: broker.ports }
   load = new Load(folder, parameters, environment, patience)
   const faults = new Faults(fleet, broker, deadline, patience)
-  const schedule = drawSchedule({ seed, seconds, slots: SLOTS, quick })
-  await Promise.race([faults.run(schedule), load.failed])
-  await Promise.race([pause(Math.max(0, began + seconds * 1000 - performance.now())), load.failed])
+  const kills = new Kills(options, fleet, broker, faults, patience)
+  if (areKilled) await Promise.race([kills.run(options.kills), load.failed])
+  else {
+    const schedule = drawSchedule({ seed, seconds, slots: SLOTS, quick })
+    await Promise.race([faults.run(schedule), load.failed])
+    await Promise.race([pause(Math.max(0, began + seconds * 1000 - performance.now())), load.failed])
+  }
   const took = (performance.now() - began) / 1000
   const summary = await load.end()
 
+  if (areKilled) await reloaded()
   const leaks = await atRest(atStart)
-  const status = await broker.status()
+  const status = areKilled ? withTotals(await broker.status(), await broker.metrics()) : await broker.status()
   const verdict = judge({
     backends: fleet.all,
     failures: load.failures,
@@ -105,6 +117,7 @@ async function run() {
     load: summary,
     status,
     patience,
+    ...(areKilled && { kills: { ...kills.times, workersEnded: broker.workersEnded } }),
   })
   verdict.violations.push(...leaks, ...fleet.surprises, ...faults.complaints)
   const text = report({
@@ -115,6 +128,7 @@ async function run() {
     processes: fleet.all.length,
     load: summary,
     faults,
+    kills: areKilled ? kills : undefined,
     status,
     verdict,
   })
@@ -124,6 +138,22 @@ async function run() {
   const end = await broker.stop(patience)
   if (end !== 0) verdict.violations.push(`the broker was told to end, and ended with ${end}`)
   return verdict.violations
+}
+
+/** Two reloads, after which a program has opened everything that it keeps open; resolves when their old workers have exited. */
+async function reloaded() {
+  for (let count = 0; count < 2; count++) {
+    const { code } = await broker.reload().exited
+    if (code !== 0) throw new Error(`baton reload ended with ${code}`)
+  }
+  const end = performance.now() + patience
+  while ((await broker.masterStatus()).workers.length > 1) {
+    if (performance.now() > end) throw new Error('an old worker does not exit')
+    await pause(50)
+  }
+  const [{ pid }] = (await broker.masterStatus()).workers
+  broker.pid = pid
+  await registered()
 }
 
 /** Resolves once every slot's backend is registered for every service and eligible for new connections. */
@@ -148,7 +178,7 @@ async function registered() {
 async function atRest(atStart) {
   await registered()
   const processes = [
-    ['the broker', broker.pid, atStart.broker],
+    ['the worker', broker.pid, atStart.broker],
     ...fleet.current.map(({ instance, pid }) => [`backend ${instance}`, pid, atStart.backend]),
   ]
   const settled = ({ services }) =>

@@ -1,5 +1,13 @@
 import { readJournals } from './journals.mjs'
 
+/**
+ * Of a listener in one turn of a worker's event loop, and hand-backs of a giver: what a worker has counted in the turn in which it is killed is lost.
+ */
+const MAX_ACCEPTS = 64
+
+/** In a run that kills no process of the broker. */
+const NO_KILLS = { workersKilled: [], workersEnded: [], outages: [] }
+
 /** A client learns of a kill at once; this is the allowed delay, in microseconds per millisecond of patience. */
 const AFTER_KILL = 5_000_000 / 60_000
 
@@ -12,6 +20,11 @@ const ALLOWED = {
   'kept, drained': 'next request on a kept connection of a draining backend',
   deadline: 'cut at the drain deadline',
   idle: 'idle connection of a killed or draining backend closed',
+  worker: 'in a worker that was killed: accepted, and not yet with a backend',
+  returned: 'in a worker that was killed: handed back, and not yet with the next backend',
+  relay: 'relayed by a worker that was killed',
+  'old relay': 'relayed by the oldest of too many finishing workers, which was ended',
+  outage: 'no process of the broker was alive',
 }
 
 /** Failures that no fault excuses. */
@@ -22,7 +35,7 @@ const NEVER = /^(wrong answer|no answer in time|unexpected bytes)/
  *
  * @returns `allowed`: counts by the texts in ALLOWED; `violations`: texts, by invariant
  */
-export function judge({ backends, failures, answers, load, status, patience = 60_000 }) {
+export function judge({ backends, failures, answers, load, status, patience = 60_000, kills = NO_KILLS }) {
   const wanted = new Set(failures.map(({ service, port }) => `${service}/${port}`))
   const journals = readJournals(backends, answers.length - 1, wanted)
   const violations = []
@@ -34,13 +47,14 @@ export function judge({ backends, failures, answers, load, status, patience = 60
     violate('I1', `request ${id} was answered by backend ${answers[id]} and read by ${journals.readBy[id]}`)
   }
 
-  const unwritten = conserve(status, load, journals, violate)
-  survivors(status, backends, journals, violate)
+  const unwritten = conserve(status, load, journals, kills, violate)
+  survivors(status, backends, journals, kills, violate)
 
   const allowed = {}
   const byInstance = new Map(backends.map((backend) => [backend.instance, backend]))
   for (const failure of failures) {
-    const excuse = explain(failure, { journals, byInstance, backends, unwritten, patience })
+    const facts = { journals, byInstance, backends, unwritten, patience, kills }
+    const excuse = explainByBroker(failure, facts) ?? explain(failure, facts)
     if (excuse === undefined) violate('I5', tell(failure, journals, byInstance))
     else allowed[ALLOWED[excuse]] = (allowed[ALLOWED[excuse]] ?? 0) + 1
   }
@@ -51,9 +65,11 @@ export function judge({ backends, failures, answers, load, status, patience = 60
  * I4 for adoptions. Returns, by service, the number of ACKed connections without an adoption in a journal.
  * Their processes died in between, so each may explain one client that failed without an adoption.
  */
-function conserve(status, { connected }, { owned }, violate) {
+function conserve(status, { connected }, { owned }, { workersKilled, outages }, violate) {
   const accepted = status.listeners.reduce((sum, listener) => sum + listener.accepted, 0)
-  if (accepted !== connected)
+  // The counters of all workers begin again when all processes of the broker were killed.
+  const mayBeLess = workersKilled.length * status.listeners.length * MAX_ACCEPTS
+  if (outages.length === 0 && (accepted > connected || connected - accepted > mayBeLess))
     violate('I4', `clients established ${connected} connections, ${accepted} were accepted`)
   const unwritten = {}
   for (const { name, held, inFlight, parked, handedBack, outcomes } of status.services) {
@@ -67,8 +83,10 @@ function conserve(status, { connected }, { owned }, violate) {
       if (outcomes[outcome] !== 0) violate('I5', `${name}: ${outcomes[outcome]} clients were ${outcome}`)
     }
     const { handoff = 0, relay = 0 } = owned[name] ?? {}
-    unwritten[name] = outcomes.handed_off - handoff + Math.max(0, outcomes.relayed - relay)
-    if (outcomes.handed_off < handoff) {
+    const uncounted = (outcomes.lost ?? 0) + connected - accepted
+    unwritten[name] = uncounted + outcomes.handed_off - handoff + Math.max(0, outcomes.relayed - relay)
+    if (outages.length > 0) unwritten[name] = Infinity
+    else if (outcomes.handed_off + uncounted + workersKilled.length * MAX_ACCEPTS < handoff) {
       violate('I1', `${name}: ${handoff} descriptors were adopted, ${outcomes.handed_off} ACKed`)
     }
   }
@@ -76,7 +94,7 @@ function conserve(status, { connected }, { owned }, violate) {
 }
 
 /** A process that survived has recorded everything that it ACKed. */
-function survivors(status, backends, { counts }, violate) {
+function survivors(status, backends, { counts }, { workersKilled }, violate) {
   for (const { name, backends: registered } of status.services) {
     for (const { pid, adopted } of registered) {
       const backend = backends.find((each) => each.alive && each.pid === pid)
@@ -86,7 +104,9 @@ function survivors(status, backends, { counts }, violate) {
       }
       const { handoff, relay } = counts.get(`${backend.instance}/${name}`) ?? { handoff: 0, relay: 0 }
       // A relay whose ACK came too late was adopted, but not counted.
-      if (adopted < handoff || adopted > handoff + relay) {
+      // A worker that was killed had the count of its own session.
+      const isLess = adopted < handoff && workersKilled.length === 0
+      if (isLess || adopted > handoff + relay) {
         violate(
           'I4',
           `${name}: backend ${backend.instance} ACKed ${adopted}, adopted ${handoff} and ${relay} relays`,
@@ -118,6 +138,24 @@ function explain(failure, { journals, byInstance, backends, unwritten, patience 
   // HTTP cannot announce that a kept connection is about to end: a request may cross its FIN (RFC 9112, 9.6).
   if (failure.kind !== 'keep-alive' || answers === 0 || read) return undefined
   return id === 0 ? 'idle' : 'kept, drained'
+}
+
+/** Failures that a kill of the broker's own processes excuses: never the end of a connection that a backend had. */
+function explainByBroker(failure, { journals, patience, kills: { workersKilled, workersEnded, outages } }) {
+  const { what, begun, at } = failure
+  if (NEVER.test(what)) return undefined
+  const owner = ownerOf(failure, journals)
+  const isRelayed = owner?.via === 'relay'
+  const isRecent = (time) => time <= at && at - time < patience * AFTER_KILL
+  const wasKilled = (from) => workersKilled.some((time) => from <= time && isRecent(time))
+  const isOut = outages.some(([from, to]) => begun <= to && (from <= at || isRecent(from)))
+  const movedAt = owner === undefined ? undefined : journals.movedAt.get(owner.connection)
+  if (movedAt <= at && wasKilled(movedAt)) return 'returned'
+  if (isRelayed && wasKilled(begun)) return 'relay'
+  if (isRelayed && workersEnded.some(isRecent)) return 'old relay'
+  if (owner !== undefined && !isRelayed) return undefined
+  if (owner === undefined && wasKilled(begun)) return 'worker'
+  return isOut ? 'outage' : undefined
 }
 
 /**

@@ -15,10 +15,13 @@ const { values } = parseArgs({
     rate: { type: 'string' },
     /** Connections opened at the same moment. */
     burst: { type: 'string', default: '1' },
+    /** Connections open at a time, at most: this process has a limit of descriptors. Beyond it, arrivals are late. */
+    'max-open': { type: 'string', default: 'Infinity' },
   },
 })
 const port = Number(values.port)
 const burst = Number(values.burst)
+const maxOpen = Number(values['max-open'])
 const interval = (1000 / Number(values.rate)) * burst
 const request = 'GET / HTTP/1.1\r\nHost: arrivals\r\nConnection: close\r\n\r\n'
 
@@ -68,7 +71,7 @@ function finish() {
 
 let due = now()
 const timer = setInterval(() => {
-  for (; due <= now(); due += interval) {
+  for (; due <= now() && open < maxOpen; due += interval) {
     latest = Math.max(latest, now() - due)
     for (let count = 0; count < burst; count++) connect()
   }

@@ -11,6 +11,7 @@ const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.p
 
 const adoptions = openSync(process.env.ADOPTIONS, 'a')
 const server = http.createServer((_request, response) => response.end(`${process.pid}\n`))
+if (process.env.KEEP_ALIVE !== undefined) server.keepAliveTimeout = Number(process.env.KEEP_ALIVE)
 const backend = createBackend({ logger: false })
 backend.attach(server)
 backend.on('adopt', ({ remotePort }) => writeSync(adoptions, `${process.pid} ${remotePort} ${now()}\n`))

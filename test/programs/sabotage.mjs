@@ -4,6 +4,7 @@
 // master before it listens for signals. The process then creates `slow-master-reached` (named after the fault). `busy-worker`,
 // `blocked-worker`: workers in an endless loop, or in a call that does not return, while the file exists.
 // `signalled-worker`, `signalled-check`: a starting process gets the signal named in the file, once.
+// `dying-master`: a master that is killed right before it sends a worker a message of the type named in the file.
 // SIGWINCH makes a master throw. `patient-master`: a master whose limits of 2 s and more are a hundred times as long,
 // so that a test has time to act during such a wait.
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -44,6 +45,13 @@ if (process.argv[2] === 'start') {
   process.on('SIGWINCH', () => {
     throw new Error('sabotaged')
   })
+  const { stringify } = JSON
+  JSON.stringify = (value, ...more) => {
+    const isDue = typeof value?.type === 'string' && wanted('dying-master')
+    if (isDue && value.type === readFileSync(join(folder, 'dying-master'), 'utf8'))
+      process.kill(process.pid, 'SIGKILL')
+    return stringify(value, ...more)
+  }
   const { setTimeout } = globalThis
   globalThis.setTimeout = (then, milliseconds, ...more) => {
     const factor = milliseconds >= 2000 && wanted('patient-master') ? 100 : 1

@@ -99,8 +99,9 @@ function connect(kind) {
 }
 
 function finish() {
-  say('done', { connections, requests, slowest, lastAnswers, failures })
-  process.exit()
+  const done = JSON.stringify({ msg: 'done', connections, requests, slowest, lastAnswers, failures })
+  // It may be longer than the pipe, and what is still to be written would be lost.
+  process.stdout.write(`${done}\n`, () => process.exit())
 }
 
 for (let count = 0; count < Number(values.kept); count++) connect('kept')

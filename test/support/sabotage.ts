@@ -12,6 +12,7 @@ type Fault =
   | 'slow-master'
   | 'gap'
   | 'patient-master'
+  | 'dying-master'
   | 'busy-worker'
   | 'blocked-worker'
   | 'signalled-check'
@@ -27,16 +28,17 @@ export class Sabotaged {
     this.#folder = folder
   }
 
-  static async start(t: Test, config: Record<string, unknown> = {}): Promise<Sabotaged> {
-    const folder = temporaryFolder(t)
-    const env = {
-      SABOTAGE: folder,
-      NODE_OPTIONS: `--import=${join(root, 'test/programs/sabotage.mjs')}`,
-    }
-    return new Sabotaged(await startBroker(t, { config, env }), folder)
+  /** Of the broker, and of another one that is to have the same faults. */
+  get env(): NodeJS.ProcessEnv {
+    return environment(this.#folder)
   }
 
-  /** @param detail the signal, if the fault is one */
+  static async start(t: Test, config: Record<string, unknown> = {}): Promise<Sabotaged> {
+    const folder = temporaryFolder(t)
+    return new Sabotaged(await startBroker(t, { config, env: environment(folder) }), folder)
+  }
+
+  /** @param detail the signal, or the type of a message, if the fault needs one */
   begin(what: Fault, detail = ''): void {
     writeFileSync(join(this.#folder, what), detail)
   }
@@ -55,4 +57,8 @@ export class Sabotaged {
   endAll(): void {
     for (const what of readdirSync(this.#folder)) this.end(what as Fault)
   }
+}
+
+function environment(folder: string): NodeJS.ProcessEnv {
+  return { SABOTAGE: folder, NODE_OPTIONS: `--import=${join(root, 'test/programs/sabotage.mjs')}` }
 }

@@ -1,5 +1,6 @@
 import { fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs'
 import { HANDBACK_KINDS, OUTCOMES, type UnroutedReason } from '../metrics/labels.ts'
+import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { HeldClient } from './messages.ts'
 
 /**
@@ -55,6 +56,19 @@ export type Account =
    */
   | { readonly kind: 'doorway'; readonly name: string; readonly reasons?: readonly UnroutedReason[] }
 
+/** A worker that is finishing: what another master needs to know what it has counted. */
+export interface FinishingWorker {
+  readonly pid: number
+  /** In clock ticks since boot; see `factsOf`. */
+  readonly startedAt: string
+  /** Its last report. */
+  readonly snapshot: MetricSnapshot
+  /** Of the numbers in its memory file, which it goes on writing. */
+  readonly layout: readonly Account[]
+  /** Descriptor of that file. */
+  readonly file: number
+}
+
 /** Numbers of a service: its outcomes, hand-backs taken by kind, connections from another worker, and those passed to one. */
 export const SERVICE_NUMBERS = OUTCOMES.length + HANDBACK_KINDS.length + 2
 
@@ -71,6 +85,11 @@ export const FIRST_REASONS: readonly UnroutedReason[] = [
 export function sizeOf(account: Account): number {
   if (account.kind === 'listener') return 1
   return account.kind === 'service' ? SERVICE_NUMBERS : (account.reasons ?? FIRST_REASONS).length + 2
+}
+
+/** How many numbers all of them have. */
+export function layoutSize(layout: readonly Account[]): number {
+  return layout.reduce((sum, account) => sum + sizeOf(account), 0)
 }
 
 /** Where the marks begin in the memory file; the accounts are before. */

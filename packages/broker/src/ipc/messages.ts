@@ -148,8 +148,13 @@ export type ToWorker =
   /** Ask the backends to register with the successor. */
   | { readonly type: 'release'; readonly reason: string }
   /**
+   * Attached: the socket of the `finish` that is about to come. If the master is killed before, the successor says on it that it goes on
+   * (`Heir`), and this is that `finish`; if the socket ends without a word, there is no successor. Sent only to a worker that knows it.
+   */
+  | { readonly type: 'successor' }
+  /**
    * Stop accepting, after accepting what is queued in the kernel for `removed` listeners. Send held clients to the successor over the
-   * attached socket (`peer` at the other end), and exit when nothing is left; relays are cut after `deadline` ms. Sent again when the successor
+   * attached socket (`peer` at the other end; none is attached after `successor`), and exit when nothing is left; relays are cut after `deadline` ms. Sent again when the successor
    * has died: only the socket counts then, to the next one.
    */
   | { readonly type: 'finish'; readonly removed: readonly string[]; readonly deadline: number }
@@ -189,7 +194,7 @@ export type ToWorker =
 /** From a worker to its master. */
 export type FromWorker =
   /** Initialised; accepting nothing yet. */
-  | { readonly type: 'ready' }
+  | { readonly type: 'ready'; readonly succeeds?: boolean }
   | { readonly type: 'failed'; readonly code: string; readonly message: string }
   /** All registered backends. Sent after each change, and once a second. */
   | {
@@ -234,7 +239,8 @@ export type FromWorker =
     }
   /** The answer to the `shifts` with this `ask`. */
   | { readonly type: 'shifted'; readonly ask: number }
-  | { readonly type: 'pong' }
+  /** `succeeds`: it knows `successor`. Absent from workers of an older version, as in `ready`. */
+  | { readonly type: 'pong'; readonly succeeds?: boolean }
 
 /** A connection that waits in one worker, as the next one gets it. */
 export interface HeldClient {
@@ -280,6 +286,11 @@ export const MAX_CLIENTS = 32
 export interface HeldClients {
   readonly type: 'held'
   readonly clients: readonly HeldClient[]
+}
+
+/** The other way: from a worker that goes on without a master to the one that it was about to replace. */
+export interface Heir {
+  readonly type: 'heir'
 }
 
 /** A socket address of a client. */

@@ -173,6 +173,7 @@ export function inheritedState(
     counters: estate.counters,
     fleet: estate.fleet,
     lifeline: estate.lifeline,
+    ...(estate.finishing && { finishing: estate.finishing }),
     ...(estate.controls && { controls: estate.controls }),
     ...(estate.shifts && { shifts: estate.shifts }),
     ...(estate.tickets && { tickets: estate.tickets }),

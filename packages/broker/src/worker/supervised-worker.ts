@@ -14,7 +14,14 @@ import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
-import { type FromWorker, type SocketRole, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
+import {
+  type FromWorker,
+  type HeldClients,
+  type Heir,
+  type SocketRole,
+  type ToWorker,
+  WORKER_CHANNEL,
+} from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
 import { unpack, unpackConfig } from '../config/packed.ts'
@@ -36,6 +43,9 @@ import { logStatus } from './status-log.ts'
 import { PARKED_AT_A_TIME, Successors } from './succession/successors.ts'
 import type { ReplaceableWorker } from './replaceable-worker.ts'
 import { createWorker } from './worker.ts'
+
+/** Timeout for a successor to say that it goes on, in milliseconds: it hangs. */
+const HEIR_TIMEOUT_MS = 5000
 
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
 const COUNT_INTERVAL_MS = 1000
@@ -78,6 +88,8 @@ export class SupervisedWorker {
   #master: number | null = process.ppid
   #ending = false
   readonly #successors: Successors
+  /** The socket of the `finish` to come, between `successor` and `finish`. */
+  #heir: OwnedFd | undefined
 
   /** Owns `socket`. `end` exits the process. */
   constructor(socket: OwnedFd, poller: Poller, logger: Logger, end: (code: number) => void) {
@@ -126,7 +138,7 @@ export class SupervisedWorker {
     if (message.type === 'metrics' || message.type === 'reloaded' || message.type === 'answer')
       return this.#questions.answered(message)
     if (message.type === 'count') return void this.#count()
-    if (message.type === 'ping') return this.#channel.send({ type: 'pong' })
+    if (message.type === 'ping') return this.#channel.send({ type: 'pong', succeeds: true })
     if (message.type === 'dump') return logStatus(this.#logger, this.#worker)
     this.#orders = this.#orders
       .then(() => {
@@ -165,8 +177,12 @@ export class SupervisedWorker {
         return this.#worker?.askToReconnect(message.reason)
       case 'peer':
         return this.#predecessors.connect(fds[0] as OwnedFd)
+      case 'successor':
+        this.#heir?.close()
+        this.#heir = fds[0]
+        return
       case 'finish':
-        return this.#finish(message, fds[0] as OwnedFd)
+        return this.#finish(message, this.#successors.connect((fds[0] ?? this.#takeHeir()) as OwnedFd))
       case 'stop':
         return message.leave === true ? this.#leave(message.deadline) : this.#stop(message.deadline)
       case 'drain':
@@ -267,7 +283,7 @@ export class SupervisedWorker {
     }, COUNT_INTERVAL_MS)
     this.#administersLate = administersLate
     if (!administersLate) await this.#worker.loadAdmin()
-    this.#channel.send({ type: 'ready' })
+    this.#channel.send({ type: 'ready', succeeds: true })
   }
 
   /** Clients and backends that are there already go first. */
@@ -305,14 +321,23 @@ export class SupervisedWorker {
       this.#channel.send({ type: 'counted', snapshot: await this.#worker.snapshot() })
   }
 
-  async #finish({ removed, deadline }: Extract<ToWorker, { type: 'finish' }>, peer: OwnedFd): Promise<void> {
+  #takeHeir(): OwnedFd | undefined {
+    const heir = this.#heir
+    this.#heir = undefined
+    return heir
+  }
+
+  async #finish(
+    { removed, deadline }: Pick<Extract<ToWorker, { type: 'finish' }>, 'removed' | 'deadline'>,
+    channel: Channel<Heir, HeldClients>,
+  ): Promise<void> {
     const worker = this.#worker
     const isFirst = !this.#ending
-    if (worker === undefined || (!isFirst && !this.#successors.mayFollow)) return peer.close()
+    if (worker === undefined || (!isFirst && !this.#successors.mayFollow)) return channel.close()
     this.#ending = true
     // The listening sockets are the successor's.
     this.#keepEstate(undefined, [])
-    const successor = this.#successors.connect(peer)
+    const successor = this.#successors.follow(channel)
     if (!isFirst) return worker.handOver(successor)
     await worker.finish(removed, successor, deadline, {
       predecessors: this.#predecessors.gone(),
@@ -366,7 +391,10 @@ export class SupervisedWorker {
     // The last estate may have come together with the end.
     await this.#orders
     if (this.#ending) return
-    if (this.#estate !== undefined && this.#accepts) return this.#wait(this.#estate)
+    if (this.#estate !== undefined && this.#accepts) {
+      if (await this.#isSucceeded(this.#takeHeir())) return undefined
+      return this.#wait(this.#estate)
+    }
     // Started early, and not needed.
     if (this.#worker === undefined && this.#listeners.size === 0) return this.#end(0)
     this.#logger.error('the master is gone; draining')
@@ -384,8 +412,27 @@ export class SupervisedWorker {
     before?.close()
   }
 
+  /**
+   * The master was killed. If that was between `successor` and `finish`, and the successor goes on, everything moves there, as after `finish`. Until that
+   * is known, this worker accepts as before. Owns `socket`.
+   */
+  async #isSucceeded(socket: OwnedFd | undefined): Promise<boolean> {
+    if (socket === undefined) return false
+    let settle!: (isSucceeded: boolean) => void
+    const said = new Promise<boolean>((resolve) => (settle = resolve))
+    const channel = this.#successors.connect(socket, settle)
+    const timer = setTimeout(() => settle(false), HEIR_TIMEOUT_MS)
+    const isSucceeded = await said
+    clearTimeout(timer)
+    const order = { removed: [], deadline: Math.max(1, this.#drainDeadline) }
+    if (isSucceeded) this.#finish(order, channel).catch((error: unknown) => this.#fail(error))
+    else channel.close()
+    return isSucceeded
+  }
+
   async #wait(estate: KeptEstate): Promise<void> {
     this.#master = null
+    this.#predecessors.succeed()
     this.#copier?.close()
     if (this.#config !== undefined) estate.readOutputs(this.#logger, this.#config)
     this.#logger.error('the master is gone; going on without one, until the next start or stop')

@@ -230,6 +230,7 @@ export class ReloadPreparation {
         workers: [...workerPool.workers].map((worker) => worker.state),
         known: workerPool.known,
         survivors: workerPool.carrySurvivors(),
+        finishing: workerPool.finishing.state,
         started: workerPool.started,
         counters: counters.state,
         fleet: fleet.state,

@@ -15,6 +15,7 @@ import type { LogState } from '../start-log.ts'
 import type { FdStoreState } from '../systemd/fd-store.ts'
 import type { ProgramNames } from './installed-program.ts'
 import type { TicketRotationState } from '../tickets/ticket-rotation.ts'
+import type { FinishingWorker } from '../../ipc/copies.ts'
 import type { SurvivorsState } from '../workers/survivors.ts'
 import type { StartedWorkerState } from '../workers/started-worker.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
@@ -46,6 +47,8 @@ export interface MasterState {
   readonly workers: readonly WorkerState[]
   /** Backends known from earlier workers. Absent in the state of an older version. */
   readonly known?: readonly BackendReport[]
+  /** Workers of an earlier master, which was killed. Absent in the state of an older version. */
+  readonly finishing?: readonly FinishingWorker[]
   /** Clients of dead workers. Absent in the state of an older version. */
   readonly survivors?: SurvivorsState
   /** Absent in the state of an older version. */
@@ -85,7 +88,7 @@ type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Re
 
 /** All descriptors in the state, except the fleet's. */
 export function descriptorsOf(state: MasterState): number[] {
-  const { lock, pair, sockets, workers, survivors, lifeline, spare } = state
+  const { lock, pair, sockets, workers, survivors, finishing, lifeline, spare } = state
   return [
     lock,
     ...pair,
@@ -100,6 +103,7 @@ export function descriptorsOf(state: MasterState): number[] {
     ),
     ...workers.flatMap(({ copies }) => (copies === undefined ? [] : [copies.channel, copies.file])),
     ...(survivors ?? []).map(({ fd }) => fd),
+    ...(finishing ?? []).map(({ file }) => file),
   ]
 }
 

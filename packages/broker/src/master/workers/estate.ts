@@ -10,6 +10,7 @@ import { processesOf, type FleetState, type ProcessState } from '../fleet/state.
 import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { TicketRotationState } from '../tickets/ticket-rotation.ts'
 import type { CountersState } from './counters.ts'
+import type { FinishingWorker } from '../../ipc/copies.ts'
 import type { WorkerProcess } from './worker-process.ts'
 
 /** State that the serving worker keeps for the next master, in case this one is killed. */
@@ -29,6 +30,8 @@ export interface Estate {
   readonly shifts?: Shifts
   /** Absent from a master of an older version. */
   readonly tickets?: TicketRotationState
+  /** Earlier workers, whose counts are not in `counters` yet. Absent from a master of an older version. */
+  readonly finishing?: readonly FinishingWorker[]
   /** Numbers under which the descriptors that go with it are in this state, in their order. */
   readonly numbers: readonly number[]
 }
@@ -49,13 +52,16 @@ export interface EstateMessage {
 const MAX_FDS = 48
 
 /**
- * The first descriptor is the operator's socket. If there are too many for one message, the output of managed processes is not among them.
+ * The first descriptor is the operator's socket. If there are too many for one message, the output of managed processes is not among them, and then
+ * not the counts of workers that finish.
  *
  * @returns undefined if the sockets alone are too many: then the worker ends with its master
  */
 export function estateOf(
   { settings, sockets }: Pick<ActiveConfig, 'settings' | 'sockets'>,
-  rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline' | 'controls' | 'shifts' | 'tickets'>,
+  rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline' | 'controls' | 'shifts' | 'tickets'> & {
+    readonly finishing: readonly FinishingWorker[]
+  },
 ): EstateMessage | undefined {
   const { state } = sockets
   const needed: number[] = [
@@ -67,11 +73,13 @@ export function estateOf(
     ...rest.lifeline,
   ]
   if (needed.length > MAX_FDS) return undefined
+  const finishing = needed.length + rest.finishing.length > MAX_FDS ? [] : rest.finishing
+  const files = finishing.map(({ file }) => file)
   const outputs = [...processesOf(rest.fleet)].flatMap(outputsOf)
-  const kept = needed.length + outputs.length > MAX_FDS ? [] : outputs
-  const fds = [...needed, ...kept.map(({ fd }) => fd)]
+  const kept = needed.length + files.length + outputs.length > MAX_FDS ? [] : outputs
+  const fds = [...needed, ...files, ...kept.map(({ fd }) => fd)]
   return {
-    estate: { version: CLAIM_VERSION, text: settings.text, sockets: state, ...rest, numbers: fds },
+    estate: { version: CLAIM_VERSION, text: settings.text, sockets: state, ...rest, finishing, numbers: fds },
     outputs: kept.map(({ fd, ...output }) => ({ ...output, index: fds.indexOf(fd) })),
     sockets: needed.length - rest.lifeline.length,
     fds,
@@ -122,6 +130,9 @@ export function withDescriptors(estate: Estate, fds: readonly OwnedFd[]): Estate
   })
   return {
     ...estate,
+    ...(estate.finishing && {
+      finishing: estate.finishing.map((worker) => ({ ...worker, file: here(worker.file) })),
+    }),
     sockets: {
       ...sockets,
       operator: here(sockets.operator),

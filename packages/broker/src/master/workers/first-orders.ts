@@ -70,7 +70,9 @@ export function sendFirstOrders(
 }
 
 /**
- * Connects a worker that is being replaced with the next one: connections that wait there move over this pair. Takes the ends themselves: there may be no
+ * Connects a worker that is being replaced with the next one: connections that wait there move over this pair. From `opened` on, the next one accepts and
+ * has all that it needs if this process is killed; only then the old one stops accepting. So there is one at any time that goes on, and if this process is
+ * killed in between, the old one learns from the next one that it was succeeded. Takes the ends themselves: there may be no
  * free descriptor for duplicates, and by now neither worker can be told that nothing has changed.
  *
  * @param pair owned from now on
@@ -81,9 +83,18 @@ export function introduce(
   [theirs, ours]: readonly [OwnedFd, OwnedFd],
   removed: readonly string[],
   deadline: number,
+  opened = (): void => {},
 ): void {
+  if (!old.succeeds) {
+    next.give({ type: 'peer' }, [theirs])
+    opened()
+    return old.give({ type: 'finish', removed, deadline }, [ours])
+  }
+  old.give({ type: 'successor' }, [ours])
   next.give({ type: 'peer' }, [theirs])
-  old.give({ type: 'finish', removed, deadline }, [ours])
+  opened()
+  // Messages that the kernel does not have yet would end with this process.
+  void next.sent().then(() => old.send({ type: 'finish', removed, deadline }))
 }
 
 /** Why a worker could not be started. @param stopped by SIGSTOP */

@@ -24,12 +24,14 @@ interface Value {
  *
  * @param reported its last report
  * @param passed connections that the master has passed to it: those that it has not read are lost as well
+ * @param isOver false while it lives: nothing is lost yet
  * @returns to be added to it
  */
 export function sinceReport(
   { accounts, survivors }: Pick<Remains, 'accounts' | 'survivors'>,
   reported: MetricSnapshot,
   passed?: Passed,
+  isOver = true,
 ): MetricSnapshot {
   const added = new Map<string, Value[]>(
     [ACCEPTED, CONNECTIONS, HANDED_BACK, UNROUTED].map((name) => [name, []]),
@@ -69,6 +71,7 @@ export function sinceReport(
     balance(service, Math.max(next(), passed?.services.get(service) ?? 0))
     balance(service, -next())
   }
+  if (!isOver) return snapshotOf(added, reported)
   for (const { copy } of survivors) balance(serviceOf(copy), -1)
   for (const [service, lost] of open)
     if (lost > 0) added.get(CONNECTIONS)?.push({ labels: { service, outcome: LOST }, value: lost })

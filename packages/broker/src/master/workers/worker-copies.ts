@@ -14,9 +14,9 @@ import {
   type Account,
   clearMarks,
   type FromCopier,
+  layoutSize,
   readMarks,
   readNumbers,
-  sizeOf,
   type ToCopier,
 } from '../../ipc/copies.ts'
 import type { HeldClient } from '../../ipc/messages.ts'
@@ -51,8 +51,11 @@ export interface KeptAs {
 
 const NOT_KEPT: KeptAs = { store: noStore, worker: '' }
 
-/** Part of this process's descriptors that copies may use. */
-const SHARE = 0.5
+/**
+ * Part of this process's descriptors that the copies of one worker may use: as much as a worker has for idle connections. Two workers have no more together
+ * than clients are connected, because what moves from one to the other is copied there and closed here.
+ */
+const SHARE = 0.75
 
 /**
  * The master's copies of the connections that wait in one worker (`ipc/copies.ts`). Owns them, its end of the stream, and the memory file.
@@ -146,6 +149,11 @@ export class WorkerCopies {
     return this.#size
   }
 
+  /** Where the worker writes what it counts. The file stays this object's. */
+  get accounts(): { readonly layout: readonly Account[]; readonly file: number } {
+    return { layout: this.#layout, file: this.#file.fd }
+  }
+
   /** Undefined when there is nothing left to adopt. Its descriptors must stay open. */
   get state(): WorkerCopiesState | undefined {
     return this.open ? { channel: this.#channel.fd, file: this.#file.fd } : undefined
@@ -176,8 +184,7 @@ export class WorkerCopies {
       .map(([slot, copy]) => copy.survivor(slot))
       .toSorted((a, b) => a.copy.order - b.copy.order)
     this.#close(copies.filter((each) => !counts(each)))
-    const size = this.#layout.reduce((sum, account) => sum + sizeOf(account), 0)
-    const accounts = { layout: this.#layout, numbers: readNumbers(this.#file.fd, size) }
+    const accounts = { layout: this.#layout, numbers: readNumbers(this.#file.fd, layoutSize(this.#layout)) }
     return { survivors, accounts, release }
   }
 

@@ -26,6 +26,8 @@ import { isStopped } from './thread-stats.ts'
 import { untilQuiet } from './quiet.ts'
 import { afterRunning, afterStopped } from './running-time.ts'
 import type { CopyStore } from './copy-store.ts'
+import type { FinishingWorker } from '../../ipc/copies.ts'
+import { FinishingWorkers } from './finishing-workers.ts'
 import { HungWorkers, type HungWorkersHost } from './hung-workers.ts'
 import { countedAsAccepted, countedAsLost, sinceReport } from './last-accounts.ts'
 import { Survivors, type SurvivorsState } from './survivors.ts'
@@ -70,6 +72,8 @@ export class WorkerPool {
   readonly #store: CopyStore
   readonly #workers = new Set<WorkerProcess>()
   readonly #survivors: Survivors
+  /** Those of an earlier master, which was killed. */
+  readonly finishing: FinishingWorkers
   readonly #conditions = new Conditions()
   #restarts: RestartHistory = WORKER_RESTARTS.first
   #restart: NodeJS.Timeout | undefined
@@ -108,6 +112,9 @@ export class WorkerPool {
     this.#logger = logger
     this.#started = started
     this.#survivors = new Survivors(poller, logger, (lost) => counters.keep(countedAsLost(lost)))
+    this.finishing = new FinishingWorkers(poller, logger, (counted) => {
+      for (const each of counted) counters.keep(each)
+    })
     counters.onChange = () => queueMicrotask(() => this.sendEstate())
     const parts = { logger, counters, conditions: this.#conditions }
     this.#hung = new HungWorkers(this.#workers, activeConfig, parts, this.#hungHost)
@@ -163,7 +170,7 @@ export class WorkerPool {
     await this.#conditions.until(fresh, COUNT_TIMEOUT_MS)
     // Counters of ended workers are read in the same turn: one that ends now is counted either here or there.
     const others = [...this.#workers].filter((worker) => worker !== except).map(({ snapshot }) => snapshot)
-    return this.#counters.snapshots(others)
+    return this.#counters.snapshots([...others, ...this.finishing.snapshots])
   }
 
   /** Backends of the current or last worker, and those of earlier ones that may not have registered again yet. */
@@ -214,7 +221,8 @@ export class WorkerPool {
     const worker = await this.#build(this.#activeConfig)
     this.#hung.start()
     this.#take(worker)
-    this.sendEstate()
+    this.#host.changed()
+    this.#accept(worker)
   }
 
   /** To the serving worker, whenever something in it has changed: the active configuration, its sockets, the counters. */
@@ -222,15 +230,29 @@ export class WorkerPool {
     this.#host.changed()
     const worker = this.#current
     if (worker?.alive !== true || this.#stopping || this.#replacing) return
+    this.#giveEstate(worker)
+  }
+
+  #giveEstate(worker: WorkerProcess): void {
     const managed = this.#host.estate()
     if (managed === undefined) return
-    const counted = { counters: this.#counters.state, started: this.#started }
+    const counted = {
+      counters: this.#counters.state,
+      started: this.#started,
+      finishing: this.#finishingWorkers,
+    }
     giveEstate(worker, estateOf(this.#activeConfig, { ...counted, ...managed }), this.#logger)
+  }
+
+  /** All but the serving one that have counts that are not in `counters` yet. */
+  get #finishingWorkers(): readonly FinishingWorker[] {
+    const own = [...this.#workers].filter((worker) => worker !== this.#current && !worker.starting)
+    return [...own.flatMap(({ finishing }) => finishing ?? []), ...this.finishing.state]
   }
 
   /**
    * Replaces the serving worker. Until this resolves, that worker has lost nothing; if it rejects, that worker continues as before. When it
-   * resolves, the new worker serves, and the old one still has its backends.
+   * resolves, the new worker serves, but accepts nothing before `finish`, and the old one still has its backends.
    *
    * @throws {BrokerError} BATON_ERR_WORKER_FAILED
    */
@@ -259,7 +281,7 @@ export class WorkerPool {
       const all = movable(old === undefined ? this.#seen.all : old.backends)
       this.#take(next)
       this.#introduceToLeaving(next)
-      return { finish: () => {}, backendsMoved: () => this.#backendsMoved(all, undefined) }
+      return { finish: () => this.#accept(next), backendsMoved: () => this.#backendsMoved(all, undefined) }
     }
     if (old === undefined || !old.alive) {
       await this.#reportOthers(next)
@@ -292,7 +314,7 @@ export class WorkerPool {
     const waitedFor = all.filter(({ id }) => there.has(id))
     return {
       finish: (removed, deadline) => {
-        introduce(old, next, [theirs, ours], removed, deadline)
+        introduce(old, next, [theirs, ours], removed, deadline, () => this.#accept(next))
         this.#limitLeaving()
       },
       backendsMoved: () => this.#backendsMoved(waitedFor, old),
@@ -413,11 +435,13 @@ export class WorkerPool {
       worker.kill('SIGKILL')
     }
     await this.#conditions.until(() => this.#workers.size === 0)
+    this.finishing.close()
   }
 
   /** Kills all workers immediately. */
   kill(): void {
     this.#stopping = true
+    this.finishing.close()
     for (const worker of this.#workers) worker.kill('SIGKILL')
   }
 
@@ -502,6 +526,7 @@ export class WorkerPool {
         await this.#reportOthers(next)
         if (!next.alive) throw startFailure(next)
         this.#take(next)
+        this.#accept(next)
         this.#introduceToLeaving(next)
       },
       retire: (next) => this.#retire(next),
@@ -523,6 +548,11 @@ export class WorkerPool {
     this.#current = worker
     worker.send({ type: 'serve' })
     this.#survivors.pass(worker)
+  }
+
+  /** With an estate, or else its clients would be refused after the death of this process. */
+  #accept(worker: WorkerProcess): void {
+    this.#giveEstate(worker)
     worker.send({ type: 'accept' })
   }
 
@@ -553,6 +583,8 @@ export class WorkerPool {
   readonly #workerEvents = {
     message: (worker: WorkerProcess, message: FromWorker) => {
       this.#host.message(worker, message)
+      // Its memory file has the counts of connections alone: all else is as old as the report that the next master gets.
+      if (message.type === 'counted' && worker.role === 'leaving') this.sendEstate()
       this.#conditions.check()
     },
     ended: (worker: WorkerProcess, exit: ProcessExit) => {
@@ -628,8 +660,8 @@ export class WorkerPool {
       if (!next.alive) throw startFailure(next)
       if (!wanted()) return this.#retire(next)
       this.#take(next)
+      this.#accept(next)
       this.#introduceToLeaving(next)
-      this.sendEstate()
     } catch (error) {
       this.#notReplaced(error)
       if (wanted()) this.#restartAfter(0)

@@ -9,6 +9,7 @@ import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
 import { factsOf } from '../../supervise/proc.ts'
 import { type CopyStore, noStore, workerKey } from './copy-store.ts'
+import type { FinishingWorker } from '../../ipc/copies.ts'
 import type { StartedWorker } from './started-worker.ts'
 import { strayEnd } from './thread-stats.ts'
 import {
@@ -42,6 +43,8 @@ export interface WorkerState {
   readonly backends: readonly BackendReport[]
   /** See `WorkerProcess.answers`. Absent in the state of a program that did not send pings. */
   readonly answers?: boolean
+  /** See `WorkerProcess.succeeds`. */
+  readonly succeeds?: boolean
   /** Absent if it keeps no copies at the master: it is of an older version. */
   readonly copies?: WorkerCopiesState | undefined
   /** Of a worker that another master had started, which was killed: see `AdoptOptions`. */
@@ -90,6 +93,8 @@ export class WorkerProcess {
   messagesReceived = 0
   /** Whether it is known to answer pings: it was built by this program, or has answered one. Workers of older versions do not. */
   answers = false
+  /** Whether it is known to understand `successor`. */
+  succeeds = false
   readonly #channel: Channel<FromWorker, ToWorker>
   readonly #process: Child
   readonly #lines = new LineSplitter()
@@ -133,6 +138,7 @@ export class WorkerProcess {
     worker.snapshot = state.snapshot
     worker.backends = state.backends
     worker.answers = state.answers === true
+    worker.succeeds = state.succeeds === true
     worker.#foreign = foreign
     if (copies !== undefined)
       worker.#copies = WorkerCopies.adopt(copies, poller, logger, () => worker.#settle(), keptAs(pid, store))
@@ -195,6 +201,13 @@ export class WorkerProcess {
     return copies?.take()
   }
 
+  /** For another master, if this one is killed. Undefined if it writes nothing that another master could read. */
+  get finishing(): FinishingWorker | undefined {
+    const startedAt = this.#foreign ?? factsOf(this.pid)?.startedAt
+    if (this.#copies === undefined || startedAt === undefined) return undefined
+    return { pid: this.pid, startedAt, snapshot: this.snapshot, ...this.#copies.accounts }
+  }
+
   /** The last lines of its standard error. */
   get lastLines(): readonly string[] {
     return this.#last.lines
@@ -209,13 +222,18 @@ export class WorkerProcess {
     this.#channel.give(message, fds)
   }
 
+  /** Resolves when the kernel has all messages, or the channel has ended. */
+  sent(): Promise<void> {
+    return this.#channel.sent()
+  }
+
   kill(signal: NodeJS.Signals): void {
     this.#process.signal(signal)
   }
 
   /** For the next program to adopt it. Its descriptors must stay open. */
   get state(): WorkerState {
-    const { number, pid, role, snapshot, backends, answers } = this
+    const { number, pid, role, snapshot, backends, answers, succeeds } = this
     const numbers = { channel: this.#channel.fd, stderr: this.#process.numbers?.stderr ?? null }
     return {
       number,
@@ -225,6 +243,7 @@ export class WorkerProcess {
       snapshot,
       backends,
       answers,
+      succeeds,
       copies: this.#copies?.state,
       foreign: this.#foreign,
     }
@@ -251,7 +270,10 @@ export class WorkerProcess {
 
   #received(message: FromWorker): void {
     this.messagesReceived += 1
-    if (message.type === 'ready' || message.type === 'pong') this.answers = true
+    if (message.type === 'ready' || message.type === 'pong') {
+      this.answers = true
+      this.succeeds = message.succeeds === true
+    }
     if (message.type === 'ready') this.ready = true
     else if (message.type === 'failed') this.failure = `${message.message} (${message.code})`
     else if (message.type === 'listens') this.listeners.add(message.listener)

@@ -39,7 +39,7 @@ const FIRST_MARKS = 1024
  *             -- over, without a trace
  *
  * Best effort: what the master has no room for, or what cannot be sent at once, has no copy. While there is no master, nothing is copied, but marks are
- * cleared as before: the service manager may have copies as well. Owns its end of the stream, and the memory file.
+ * cleared as before: the service manager may have copies as well; and counts are written as before, for the next master. Owns its end of the stream, and the memory file.
  */
 export class Copier {
   readonly #poller: Poller
@@ -110,7 +110,7 @@ export class Copier {
 
   /** To be called after each round of the event loop. */
   writeAccounts(): void {
-    if (this.#channel.open) this.#accounts.write()
+    this.#accounts.write()
   }
 
   /**

@@ -2,7 +2,7 @@ import { ulidToBytes } from '@baton/backend-sdk/protocol'
 import type { OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
-import { type HeldClients, MAX_CLIENTS } from '../../ipc/messages.ts'
+import { type HeldClients, type Heir, MAX_CLIENTS } from '../../ipc/messages.ts'
 import { FIRST_INHERITED, IdleClient, InheritedClient } from '../connection/connection.ts'
 import { monotonic } from '../copies/held-client.ts'
 import { blockOf } from '../copies/held-state.ts'
@@ -19,7 +19,7 @@ export class Predecessors {
   readonly #logger: Logger
   readonly #worker: () => ReplaceableWorker | undefined
   /** Pending until each has sent its last client. */
-  readonly #leaving = new Set<Promise<void>>()
+  readonly #leaving = new Map<Channel<HeldClients, Heir>, Promise<void>>()
   /** Of their connections: one object for all of a listener, because thousands may be parked. */
   readonly #listeners = new Map<string, Listening>()
   #inherited = FIRST_INHERITED
@@ -32,16 +32,20 @@ export class Predecessors {
 
   /** Settles when each of those connected so far has sent its last client. */
   async gone(): Promise<void> {
-    await Promise.all(this.#leaving)
+    await Promise.all(this.#leaving.values())
+  }
+
+  /** This worker goes on without a master: one that was about to be told to finish finishes now. */
+  succeed(): void {
+    for (const predecessor of this.#leaving.keys()) predecessor.sendNow({ type: 'heir' }, [])
   }
 
   /** Owns `socket`. The worker at the other end closes it when it has no more connections. */
   connect(socket: OwnedFd): void {
     let over!: () => void
     const end = new Promise<void>((resolve) => (over = resolve))
-    this.#leaving.add(end)
     const reserve = sharedReserve()
-    const channel: Channel<HeldClients, never> = new Channel(socket, this.#poller, {
+    const channel: Channel<HeldClients, Heir> = new Channel(socket, this.#poller, {
       // Clients accepted here may have filled the descriptor table.
       room: () => reserve.fits(channel.fd, MAX_CLIENTS),
       message: ({ clients }, fds) => {
@@ -52,10 +56,11 @@ export class Predecessors {
         if (error !== undefined)
           this.#logger.error({ error: error.message }, 'held clients from the previous worker were lost')
         channel.close()
-        this.#leaving.delete(end)
+        this.#leaving.delete(channel)
         over()
       },
     })
+    this.#leaving.set(channel, end)
   }
 
   #inherit(client: Held, fd: OwnedFd): void {

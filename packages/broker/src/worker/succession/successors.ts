@@ -1,6 +1,6 @@
 import type { OwnedFd, Poller } from '@baton/native-sendmsg'
 import { Channel } from '../../ipc/channel.ts'
-import { type HeldClients, MAX_CLIENTS } from '../../ipc/messages.ts'
+import { type HeldClients, type Heir, MAX_CLIENTS } from '../../ipc/messages.ts'
 import { stateBytes } from '../connection/resume-state.ts'
 import { heldClient } from '../copies/held-client.ts'
 import type { Successor, Waiting } from '../service/hand-over.ts'
@@ -16,7 +16,7 @@ export const PARKED_AT_A_TIME = 128
 export class Successors {
   readonly #poller: Poller
   readonly #worker: () => ReplaceableWorker | undefined
-  readonly #channels: Channel<never, HeldClients>[] = []
+  readonly #channels: Channel<Heir, HeldClients>[] = []
   /** No more clients will be sent. */
   #hasEnded = false
 
@@ -30,12 +30,16 @@ export class Successors {
     return this.#channels.length > 0 && !this.#hasEnded
   }
 
-  /** For the connections of each service. Owns `socket`. */
-  connect(socket: OwnedFd): (service: string) => Successor {
-    const channel = new Channel<never, HeldClients>(socket, this.#poller, {
-      message: () => {},
-      ended: () => {},
+  /** Owns `socket`. @param settle called once, when the successor has said that it goes on (`Heir`), or is gone */
+  connect(socket: OwnedFd, settle = (_isSucceeded: boolean): void => {}): Channel<Heir, HeldClients> {
+    return new Channel<Heir, HeldClients>(socket, this.#poller, {
+      message: () => settle(true),
+      ended: () => settle(false),
     })
+  }
+
+  /** Connections of each service go there from now on. Owns `channel`. */
+  follow(channel: Channel<Heir, HeldClients>): (service: string) => Successor {
     this.#channels.push(channel)
     return (service) => ({
       slice: PARKED_AT_A_TIME,
@@ -53,7 +57,7 @@ export class Successors {
     }
   }
 
-  #pass(successor: Channel<never, HeldClients>, service: string, connections: readonly Waiting[]): boolean {
+  #pass(successor: Channel<Heir, HeldClients>, service: string, connections: readonly Waiting[]): boolean {
     if (!successor.open) return false
     for (const batch of batches(connections)) {
       const clients = batch.map((connection) => heldClient(service, connection))

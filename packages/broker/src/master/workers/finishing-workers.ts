@@ -1,0 +1,80 @@
+import { closeSync } from 'node:fs'
+import type { Poller } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import { type FinishingWorker, layoutSize, readNumbers } from '../../ipc/copies.ts'
+import type { MetricSnapshot } from '../../metrics/snapshot.ts'
+import { Child } from '../../supervise/child.ts'
+import { sinceReport } from './last-accounts.ts'
+
+interface Watched {
+  readonly worker: FinishingWorker
+  readonly child: Child
+}
+
+/**
+ * Workers that were finishing when their master was killed. They finish without one, and have no other to report to: their last report and their
+ * memory file say what each has counted, alive or not. Owns the files.
+ */
+export class FinishingWorkers {
+  readonly #poller: Poller
+  readonly #logger: Logger
+  readonly #ended: (counted: readonly MetricSnapshot[]) => void
+  readonly #watched = new Set<Watched>()
+
+  /** @param ended called when one has exited, with all that it has counted */
+  constructor(poller: Poller, logger: Logger, ended: (counted: readonly MetricSnapshot[]) => void) {
+    this.#poller = poller
+    this.#logger = logger
+    this.#ended = ended
+  }
+
+  /** Owns the descriptors. */
+  adopt(workers: readonly FinishingWorker[]): void {
+    for (const worker of workers) {
+      const { pid, startedAt } = worker
+      const numbers = { pid, stdout: null, stderr: null, exit: null }
+      const child = Child.adopt(
+        numbers,
+        { poller: this.#poller, leader: false, foreign: startedAt },
+        { output: () => {}, exited: () => this.#exited(watched) },
+      )
+      const watched: Watched = { worker, child }
+      this.#watched.add(watched)
+    }
+  }
+
+  /** Those that have not exited. Their files must stay open. */
+  get state(): readonly FinishingWorker[] {
+    return [...this.#watched].map(({ worker }) => worker)
+  }
+
+  /** The counts of those that have not exited. */
+  get snapshots(): readonly MetricSnapshot[] {
+    return this.state.flatMap((worker) => counted(worker, false))
+  }
+
+  /** Stops watching. They go on. */
+  close(): void {
+    for (const watched of this.#watched) this.#forget(watched)
+  }
+
+  #exited(watched: Watched): void {
+    const { worker } = watched
+    const all = counted(worker, true)
+    this.#forget(watched)
+    this.#logger.info({ workerPid: worker.pid, code: null, signal: null }, 'worker has finished')
+    this.#ended(all)
+  }
+
+  #forget(watched: Watched): void {
+    this.#watched.delete(watched)
+    watched.child.close()
+    closeSync(watched.worker.file)
+  }
+}
+
+/** @param isOver what has no outcome is lost */
+function counted({ snapshot, layout, file }: FinishingWorker, isOver: boolean): readonly MetricSnapshot[] {
+  const accounts = { layout, numbers: readNumbers(file, layoutSize(layout)) }
+  return [snapshot, sinceReport({ accounts, survivors: [] }, snapshot, undefined, isOver)]
+}
