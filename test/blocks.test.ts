@@ -85,6 +85,7 @@ const elsewhere: readonly Elsewhere[] = [
     begins: 'npm pack',
     because: 'packs next to an app of yours; test/slow/packed.test.ts installs what is packed',
   },
+  { page: 'docs/how-to/python.md', begins: 'sudo apt-get', because: 'installs packages of the system' },
   { page: 'examples/kubernetes/README.md', begins: 'kubectl apply', because: 'needs a cluster and an image' },
   {
     page: 'packages/broker/README.md',

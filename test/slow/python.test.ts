@@ -276,6 +276,7 @@ void t.test('Python backends of a broker', { timeout: LIMIT, skip }, async (t) =
     t.equal((await client.get()).status, 200)
     const pids = (await services.managed.state()).backends.map(({ pid }) => pid)
     t.equal(pids.length, 2)
+    // Their output goes nowhere from now on: a line that could not be written ended the drain before it began.
     const worker = (await broker.status()).broker.pid
     broker.program.kill('SIGKILL')
     signal(worker, 'SIGKILL')

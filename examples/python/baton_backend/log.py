@@ -4,4 +4,7 @@ import os
 
 
 def log(message: str) -> None:
-    os.write(2, f"baton-backend: {message}\n".encode())
+    try:
+        os.write(2, f"baton-backend: {message}\n".encode())
+    except OSError:
+        pass  # Whatever read it is gone, such as the broker that has started this process: that must not keep it from draining.

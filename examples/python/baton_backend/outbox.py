@@ -5,7 +5,7 @@ import collections
 import socket
 from typing import Callable
 
-WRITE_TIMEOUT = 5.0  # A broker that reads nothing for so long is given up.
+WRITE_TIMEOUT = 5.0  # A broker that reads nothing meanwhile is given up.
 
 
 class Outbox:

@@ -32,7 +32,7 @@ class Host(Protocol):
         """Takes ownership of the descriptor; its ACK is in the kernel."""
 
     def left(self, count: int) -> None:
-        """So many connections are about to be the broker's; from here on they count as closed."""
+        """`count` connections are about to be the broker's; from here on they count as closed."""
 
     def returned(self, departure: Departure, stays: bool) -> None:
         """The connection is this process's again. Takes ownership of `departure.fd`. `stays`: do not hand it back again."""
@@ -44,7 +44,7 @@ class Host(Protocol):
         """`deadline` in seconds, None for no deadline."""
 
     def asked_to_move(self, count: int) -> None:
-        """Other backends have fewer connections: hand back so many, if they can move."""
+        """Other backends have fewer connections: hand back `count` of those that can move."""
 
     def room(self) -> None:
         """More connections may be handed back than a moment ago."""
