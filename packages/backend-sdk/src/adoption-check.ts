@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net'
-import { socketpair } from '@baton/native-sendmsg'
+import { monotonicTime, socketpair } from '@baton/native-sendmsg'
+import { alignClock } from './clock.ts'
 import { BackendError } from './errors.ts'
 import { openBy, socketBy, type Way } from './open-socket.ts'
 
@@ -8,7 +9,7 @@ const WAYS: readonly Way[] = ['constructor', 'connect']
 let checked = false
 
 /**
- * Adopts a descriptor of its own as it would a client's, and finds the way in which this runtime does that. To be called before registration:
+ * Adopts a descriptor of its own as it would a client's, finds the way in which this runtime does that, and sets the clock of token deadlines. To be called before registration:
  * once a backend has acknowledged a connection, no other process can serve it, and a socket that reads nothing reports no error.
  *
  * @throws {BackendError} BATON_ERR_UNSUPPORTED_RUNTIME
@@ -19,6 +20,7 @@ export function checkAdoption(): void {
   const way = WAYS.find(adopts)
   if (way === undefined) throw unsupported('net.Socket does not adopt a descriptor')
   openBy(way)
+  alignClock(monotonicTime())
   checked = true
 }
 

@@ -15,6 +15,11 @@ export type Way = 'constructor' | 'connect'
 
 let way: Way = 'constructor'
 
+/** Whether `onread` of the constructor has an effect on a socket of `socketOf`. Bun ignores it there. */
+export function readsIntoBuffer(): boolean {
+  return way === 'constructor'
+}
+
 /** Set once, by `checkAdoption`, before the first socket. */
 export function openBy(found: Way): void {
   way = found

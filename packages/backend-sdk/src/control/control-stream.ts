@@ -9,7 +9,7 @@ import {
   receivePlain,
   sendMessage,
 } from '@baton/native-sendmsg'
-import { type DescriptorOptions, socketOf } from '../open-socket.ts'
+import { type DescriptorOptions, readsIntoBuffer, socketOf } from '../open-socket.ts'
 
 /** The part of `net.Socket` that a control connection uses. */
 export interface ControlSocket {
@@ -78,6 +78,7 @@ export function openControlStream(fd: OwnedFd, poller?: Poller): ControlStream {
     }
     socket = socketOf(options)
     fd.release()
+    if (poller === undefined && !readsIntoBuffer()) socket.on('data', (chunk) => deliver?.(chunk))
     const reading = duplicate
     if (poller !== undefined) stop = readThrough(poller, reading, socket, (chunk) => deliver?.(chunk))
   } catch (error) {
