@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers'
 import tls from 'node:tls'
 import { TICKETS_CAPABILITY } from '@baton/backend-sdk/protocol'
 import t, { type Test } from 'tap'
-import { batonCommand, type Broker, startBroker } from './support/broker.ts'
+import { type Broker, startBroker } from './support/broker.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
 import { LIMIT } from './support/limits.ts'
 import { logs, onlyWorker, reload } from './support/operator.ts'
@@ -232,40 +232,6 @@ void t.test('one broker, and servers that end TLS', { timeout: LIMIT }, async (t
       shown.push(...files(broker.folder))
       for (const secret of secrets) t.notOk(shown.some((text) => text.includes(secret)))
       t.ok(shown.length > 6)
-    },
-  )
-
-  // Must be last: `broker.program`, whose lines the scenes above read, is gone afterwards.
-  await t.test(
-    'they outlive the master, which is killed, and the worker that had them',
-    { timeout: LIMIT },
-    async (outer) => {
-      const worker = await onlyWorker(outer, broker)
-      broker.program.kill('SIGKILL')
-      await broker.until((status) => status.broker.master === null, 'the worker has noticed')
-      const orphaned = await begin(SERVER, 'five')
-      const every = () =>
-        broker
-          .status()
-          .then(({ services }) => services.find(({ name }) => name === SERVER)?.backends ?? [])
-          .then((backends) => backends.filter(({ state }) => state === 'ready').map(({ pid }) => pid))
-      t.ok((await every()).includes(orphaned.pid))
-      for (const version of VERSIONS)
-        await resumesIn(t, port(SERVER), version, sessions.get(`${SERVER} ${version}`), await every())
-
-      const next = new Program(t, process.execPath, [batonCommand, 'start', '--config', broker.configFile])
-      await next.message('took over the worker of a master that was killed')
-      const adopted = await onlyWorker(outer, broker)
-      signal(adopted, 'SIGKILL')
-      await broker.until(({ broker: { pid } }) => ![worker, adopted].includes(pid), 'another worker serves')
-      const last = await begin(SERVER, 'six')
-      const pids = [...pidsOf(SERVER), orphaned.pid, last.pid]
-      await broker.until(({ services }) => {
-        const ready = services.find(({ name }) => name === SERVER)?.backends.map(({ pid }) => pid) ?? []
-        return pids.every((pid) => ready.includes(pid))
-      }, 'all of them are back')
-      for (const version of VERSIONS)
-        await resumesIn(t, port(SERVER), version, sessions.get(`${SERVER} ${version}`), pids)
     },
   )
 })
