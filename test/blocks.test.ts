@@ -68,7 +68,7 @@ const elsewhere: readonly Elsewhere[] = [
   { ...EXAMPLES, begins: 'npx baton deploy chat' },
   { ...EXAMPLES, begins: 'openssl req' },
   { ...EXAMPLES, begins: 'BATON_SERVICE=grpc node examples/dist/grpc.js' },
-  { ...EXAMPLES, begins: 'BATON_SERVICE=web python3 examples/python-backend' },
+  { ...EXAMPLES, begins: 'BATON_SERVICE=web python3 examples/python/backend.py' },
   { page: 'examples/README.md', begins: 'node examples/dist/demo.js', runBy: 'test/demo.test.ts' },
   {
     page: 'examples/systemd/README.md',
@@ -86,6 +86,7 @@ const elsewhere: readonly Elsewhere[] = [
     begins: 'npm pack',
     because: 'packs next to an app of yours; test/slow/packed.test.ts installs what is packed',
   },
+  { page: 'docs/how-to/python.md', begins: 'sudo apt-get', because: 'installs packages of the system' },
   { page: 'examples/kubernetes/README.md', begins: 'kubectl apply', because: 'needs a cluster and an image' },
   {
     page: 'packages/broker/README.md',
@@ -121,7 +122,7 @@ void t.test('every command block is run, or listed with the reason why not', asy
     t.notSame(runBy, because, 'one of the two')
     if (runBy === undefined) continue
     const proof = read(runBy)
-    const [, program] = /(?:examples\/dist\/|python-backend\/)?([\w-]+\.(?:js|py))/.exec(begins) ?? []
+    const [, program] = /(?:examples\/dist\/|python\/)?([\w-]+\.(?:js|py))/.exec(begins) ?? []
     t.ok(proof.includes(page) || proof.includes(as ?? program ?? begins), `${runBy} runs ${begins}`)
   }
 })

@@ -1,9 +1,12 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { batonCommand } from './support/broker.ts'
 import { baton } from './support/command.ts'
+import { eventually } from './support/eventually.ts'
 import { LIMIT } from './support/limits.ts'
 import { temporaryFolder } from './support/process.ts'
+import { PseudoTerminal } from './support/pseudo-terminal.ts'
 
 // `baton init`, in the folder of an app.
 
@@ -80,6 +83,49 @@ void t.test('other apps', { timeout: LIMIT }, async (t) => {
   const empty = app(t, {})
   const { out } = await baton(t, ['init', '--yes'], { cwd: empty })
   t.ok(out.includes('nothing says how the app is started: check "command"'))
+})
+
+void t.test('in a terminal it asks, and offers what it has found', { timeout: LIMIT }, async (t) => {
+  const cwd = app(t, { 'package.json': '{ "main": "lib/app.js" }', 'lib/app.js': '' })
+  const terminal = new PseudoTerminal(t, `cd ${cwd} && ${process.execPath} ${batonCommand} init`)
+  await terminal.shows(/Command that starts the app \(node lib\/app\.js\): /)
+  t.notOk(existsSync(join(cwd, 'baton.json')), 'nothing is written before the answers')
+  terminal.type('node  --enable-source-maps lib/app.js\r')
+  await terminal.shows(/Address for clients \(127\.0\.0\.1:8080\): /)
+  terminal.type('example.com:80\r')
+  // The reason, and the same question again.
+  await terminal.shows(/is not an IP address[^]*Address for clients \(127\.0\.0\.1:8080\): /)
+  terminal.type('127.0.0.1:3456\r')
+  t.match(
+    await terminal.end(),
+    /wrote baton\.json: two processes of "node --enable-source-maps lib\/app\.js"/,
+  )
+  t.match(read(cwd), {
+    listeners: [{ listen: '127.0.0.1:3456' }],
+    services: { web: { command: ['node', '--enable-source-maps', 'lib/app.js'] } },
+  })
+
+  const again = new PseudoTerminal(t, `cd ${cwd} && ${process.execPath} ${batonCommand} init --force`)
+  await again.shows(/Command that starts the app \(node lib\/app\.js\): /)
+  again.type('\r')
+  await again.shows(/Address for clients \(127\.0\.0\.1:8080\): /)
+  again.type('\r')
+  await again.end()
+  t.match(read(cwd), {
+    listeners: [{ listen: '127.0.0.1:8080' }],
+    services: { web: { command: ['node', 'lib/app.js'] } },
+  })
+})
+
+void t.test('a terminal that is closed at the questions leaves nothing', { timeout: LIMIT }, async (t) => {
+  const cwd = app(t, { 'package.json': '{ "main": "lib/app.js" }', 'lib/app.js': '' })
+  const ended = join(cwd, 'ended')
+  const command = `cd ${cwd}; trap '' HUP; (trap - HUP; exec ${process.execPath} ${batonCommand} init); echo $? > ${ended}`
+  const terminal = new PseudoTerminal(t, command)
+  await terminal.shows(/Command that starts the app/)
+  await terminal.hangUp()
+  await eventually(() => existsSync(ended), 'it has ended')
+  t.notOk(existsSync(join(cwd, 'baton.json')))
 })
 
 void t.test('what is refused writes nothing', { timeout: LIMIT }, async (t) => {

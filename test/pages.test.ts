@@ -49,13 +49,32 @@ for (const [page, source, writer] of [
   })
 }
 
-for (const page of ['docs/explanation/security.md', 'docs/internals/promises.md']) {
+const PEERS = 'docs/reference/peers.md'
+
+for (const page of ['docs/explanation/security.md', 'docs/internals/promises.md', PEERS]) {
   void t.test(`every test that ${page} names exists`, async (t) => {
     const named = [...read(page).matchAll(/`([\w/.-]+\.test\.ts)`: "([^"]+)"/g)]
     t.ok(named.length > 20)
     for (const [, file = '', title = ''] of named) t.ok(read(file).includes(title), `${file}: ${title}`)
   })
 }
+
+void t.test(
+  'each behaviour of others is shown by a test or a finding, of the version that is named',
+  async (t) => {
+    const rows = [...read(PEERS).matchAll(/^\| (?!peer |---)(.+?) \| .+ \| (.+) \|$/gm)]
+    t.ok(rows.length > 25, `${rows.length} rows`)
+    for (const [, peer = '', proofs = ''] of rows) {
+      const findings = [...proofs.matchAll(/\]\(\.\.\/\.\.\/(findings\/[\w-]+\.sh)\)/g)].map(
+        ([, file = '']) => file,
+      )
+      t.ok(findings.length > 0 || proofs.includes('.test.ts`: "'), `${peer}: ${proofs}`)
+      const shown = findings.map(read).join('\n')
+      for (const [version] of findings.length > 0 ? peer.matchAll(/\d+\.\d+\.\d+/g) : [])
+        t.ok(shown.includes(version), `${peer}: ${version} in ${findings.join(', ')}`)
+    }
+  },
+)
 
 void t.test('every log message in failures.md exists', async (t) => {
   const sources = filesBelow('packages', '.ts').filter((file) => file.includes('/src/'))

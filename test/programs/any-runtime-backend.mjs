@@ -1,5 +1,6 @@
-// A backend for other runtimes than Node: http, or with SERVER=net an echo server.
+// A backend for other runtimes than Node: http, with SERVER=https the same, or with SERVER=net an echo server.
 import { createServer as createHttp } from 'node:http'
+import { createServer as createHttps } from 'node:https'
 import { createServer as createNet } from 'node:net'
 import process from 'node:process'
 import { createBackend } from '@baton/backend-sdk'
@@ -9,7 +10,11 @@ const server =
     ? createNet((socket) =>
         socket.on('error', () => {}).on('data', (data) => socket.end(`${process.pid} ${String(data)}`)),
       )
-    : createHttp((request, response) => response.end(`${process.pid} ${request.socket.remotePort}`))
+    : (process.env.SERVER === 'https' ? createHttps : createHttp)((request, response) =>
+        response.end(`${process.pid} ${request.socket.remotePort}`),
+      )
+// A busy machine takes longer than the default of 5 s.
+server.keepAliveTimeout = 600_000
 const backend = createBackend()
 try {
   backend.attach(server)

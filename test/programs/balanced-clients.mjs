@@ -1,6 +1,6 @@
 // Clients of a load balancer: node balanced-clients.mjs HOST PORT. Half of the HTTP clients open a connection for each request, half keep theirs;
 // WebSocket clients send numbered messages, and reconnect when they are closed. A line on standard input begins the next phase; the totals of the
-// phase before are printed: `failed` are requests and handshakes that have failed.
+// phase before are printed, and after `?NUMBER` those of the present one: `failed` are requests and handshakes that have failed.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { setTimeout as elapsed } from 'node:timers/promises'
@@ -95,6 +95,8 @@ async function talk() {
 
 createInterface({ input: process.stdin })
   .on('line', (phase) => {
+    // A question; the phase goes on.
+    if (phase.startsWith('?')) return console.log(JSON.stringify({ msg: 'now', asked: phase, ...totals }))
     console.log(JSON.stringify({ msg: 'totals', phase, ...totals }))
     totals = zeros()
   })

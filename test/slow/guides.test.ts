@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { symlinkSync } from 'node:fs'
+import { readdirSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { eventually } from '../support/eventually.ts'
@@ -21,7 +21,7 @@ interface Guide {
 }
 
 function isHere(program: string): boolean {
-  return process.env['CI'] !== undefined || spawnSync(program, ['-v']).status === 0
+  return process.env['CI'] !== undefined || spawnSync(program, ['-v']).error === undefined
 }
 
 /** Output of an unmodified app, and of one with the SDK. */
@@ -125,6 +125,24 @@ const guides: readonly Guide[] = [
       t.ok(before)
       t.ok(after)
       t.not(after, before, 'another process answers after the deploy')
+    },
+  },
+  {
+    page: 'docs/how-to/python.md',
+    files: Object.fromEntries(
+      readdirSync(join(root, 'examples/python/baton_backend'))
+        .filter((name) => name.endsWith('.py'))
+        .map((name) => [`baton_backend/${name}`, `examples/python/baton_backend/${name}`]),
+    ),
+    needs: 'uvicorn',
+    seen(t, tour) {
+      const typed = tour.lines('terminal-2')
+      const [first, second, after] = typed.flatMap((line) => HELLO.exec(line)?.[1] ?? [])
+      t.ok(first)
+      t.equal(second, first, 'one connection')
+      t.ok(after)
+      t.not(after, first, 'another process answers after the deploy')
+      t.ok(typed.includes('done web: 2 replaced'))
     },
   },
   { page: 'docs/how-to/from-pm2.md', seen: replacesAnother('Hello from production') },

@@ -1,4 +1,5 @@
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { run } from '../../packages/broker/dist/cli/program.js'
@@ -7,10 +8,19 @@ import { freePort } from '../support/free-port.ts'
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { canContain, type Container, manifestFiles, manifestsOf, Node, type PodSpec } from '../support/pod.ts'
-import { temporaryFolder } from '../support/process.ts'
+import { root, temporaryFolder } from '../support/process.ts'
+import { installedSchemas } from '../../scripts/kubernetes-schemas.mjs'
 import { LIMIT } from '../support/limits.ts'
 
 // examples/kubernetes: the manifests are consistent, and their containers work in namespaces.
+
+/** An object as it stands in a file. */
+interface Manifest {
+  readonly apiVersion: string
+  readonly kind: string
+  readonly metadata: { readonly name: string }
+  readonly spec?: object
+}
 
 const onlyContained = { skip: !canContain && 'needs root, and a repository that all users can read' }
 const HELLO = /^Hello from process \d+\. You are 127\.0\.0\.1:\d+\.\n$/
@@ -110,6 +120,58 @@ void t.test('selectors, volumes, ports and names of the manifests fit each other
           )
     }
   }
+})
+
+interface Validated {
+  new (data: unknown): { validate(): void }
+}
+
+/** What the schemas that Kubernetes publishes say about this object; undefined if nothing. */
+async function refusedBySchema(manifest: Manifest): Promise<string | undefined> {
+  const file = join(
+    installedSchemas(),
+    'node_modules/kubernetes-models',
+    manifest.apiVersion,
+    `${manifest.kind}.js`,
+  )
+  const kinds = (await import(file)) as Record<string, Validated>
+  const kind = kinds[manifest.kind]
+  if (kind === undefined) return `no kind ${manifest.kind}`
+  try {
+    new kind(manifest).validate()
+    return undefined
+  } catch (error) {
+    return (error as Error).message
+  }
+}
+
+/** What the compiler says about these objects as literals of the published types: unknown and misspelt fields. */
+function refusedByTypes(t: Test, manifests: readonly Manifest[]): string {
+  const folder = temporaryFolder(t)
+  symlinkSync(join(installedSchemas(), 'node_modules'), join(folder, 'node_modules'))
+  const lines = manifests.flatMap((manifest, index) => [
+    `import type { ${manifest.kind} as K${index} } from 'kubernetes-types/${manifest.apiVersion === 'v1' ? 'core/v1' : manifest.apiVersion}'`,
+    `export const m${index}: K${index} = ${JSON.stringify(manifest)}`,
+  ])
+  writeFileSync(join(folder, 'manifests.ts'), lines.join('\n'))
+  const options = '--noEmit --strict --skipLibCheck --module nodenext --moduleResolution nodenext'.split(' ')
+  const compiler = join(root, 'node_modules/typescript/bin/tsc')
+  const { stdout } = spawnSync(process.execPath, [compiler, ...options, 'manifests.ts'], { cwd: folder })
+  return stdout.toString()
+}
+
+void t.test('the manifests are what Kubernetes publishes of its objects', { timeout: LIMIT }, async (t) => {
+  const manifests = manifestFiles.flatMap((file) => manifestsOf(file) as unknown as Manifest[])
+  t.ok(manifests.length >= 6)
+  for (const manifest of manifests)
+    t.equal(await refusedBySchema(manifest), undefined, `${manifest.kind} ${manifest.metadata.name}`)
+  t.equal(refusedByTypes(t, manifests), '')
+
+  const [service] = manifests.filter(({ kind }) => kind === 'Service') as [Manifest]
+  const ports = [{ port: 'eighty' }]
+  t.match(await refusedBySchema({ ...service, spec: { ...service.spec, ports } }), /port must be integer/)
+  const misspelt = { ...service, spec: { ...service.spec, externalTrafficPolice: 'Local' } }
+  t.match(refusedByTypes(t, [misspelt]), /externalTrafficPolice\W+ does not exist/)
 })
 
 void t.test('their configurations pass baton check', async (t) => {

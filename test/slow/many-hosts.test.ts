@@ -244,8 +244,16 @@ void t.test('three hosts behind HAProxy', { timeout: 4 * LIMIT, skip }, async (t
   const vanished = await phase('one host vanishes', async () => {
     await a.vanish()
     await is(a, /^DOWN/)
-    // Requests on their way are repeated after `timeout server`; WebSocket clients notice the silence.
-    await new Promise((resolve) => setTimeout(resolve, 8000))
+    // WebSocket clients notice the silence, and come back one by one, when HAProxy has given up the host too.
+    let asked = 0
+    await eventually(async () => {
+      const question = `?${asked++}`
+      clients.say(question)
+      const line = await clients.line((each) => each.includes(`"asked":"${question}"`), 'the totals')
+      const { handshakes, closed } = JSON.parse(line) as Totals
+      const left = Object.values(closed).reduce((sum, count) => sum + count, 0)
+      return left > 0 && handshakes === left
+    }, 'each WebSocket that was given up is open again')
   })
   t.not(vanished.handshakes, 0, 'its WebSockets are on other hosts')
 

@@ -43,6 +43,16 @@ export function holdsServerEnd(pid: number, localPort: number, clientPort: numbe
   return descriptorTargets(pid).includes(found.target)
 }
 
+/** Bytes of a client that the server's end of an IPv4 connection has received, and no process has read. */
+export function unreadBytes(localPort: number, clientPort: number): number {
+  const lines = readFileSync('/proc/net/tcp', 'utf8').trimEnd().split('\n').slice(1)
+  for (const line of lines) {
+    const [, local, remote, , queues = ''] = line.trim().split(/\s+/)
+    if (portOf(local) === localPort && portOf(remote) === clientPort) return portOf(queues)
+  }
+  throw new Error(`no connection from port ${clientPort} to port ${localPort}`)
+}
+
 /** The number of IPv4 connections of a listening port on this host. */
 export function connectionsTo(port: number): number {
   return ipv4Sockets().filter(({ local, remote }) => local === port && remote !== 0).length

@@ -18,6 +18,7 @@ export const TOURS = [
   'docs/how-to/from-pm2.md',
   'docs/how-to/from-cluster.md',
   'docs/how-to/grpc.md',
+  'docs/how-to/python.md',
   'docs/how-to/many-hosts.md',
 ]
 

@@ -188,7 +188,7 @@ export class Backend extends EventEmitter<BackendEvents> {
    * @param options.credentials gRPC servers only: for their connections
    * @param options.tlsSessions TLS servers only: false if the app manages its session tickets itself
    * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
-   * @throws {BackendError} BATON_ERR_INVALID_OPTION
+   * @throws {BackendError} BATON_ERR_INVALID_OPTION; BATON_ERR_UNSUPPORTED_RUNTIME for an `https` server in Bun
    */
   attach<State = unknown>(server: AttachableServer | GrpcServer, options: AttachOptions<State> = {}): this {
     const { migrate, tlsSessions = true, credentials } = options
@@ -216,6 +216,14 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#attachment = grpc
       ? attachGrpc(server, credentials, hooks)
       : attachServer(server, hooks, { tlsSessions, service: this.#options.service })
+    if (this.#attachment.kind === 'https' && process.versions['bun'] !== undefined) {
+      this.#attachment.detach()
+      this.#attachment = undefined
+      throw new BackendError(
+        'BATON_ERR_UNSUPPORTED_RUNTIME',
+        'Bun reads connections that an https server is given as plain HTTP: attach a tls server that gives its sockets to an http server',
+      )
+    }
     this.#attachment.address = options.address
     if (mover !== undefined) {
       if (this.#attachment.kind !== 'net') {

@@ -19,9 +19,25 @@ export interface Clock {
   clear(timer: Timer | undefined): void
 }
 
+/** CLOCK_MONOTONIC minus `process.hrtime`: 0 in Node. */
+let offset = 0n
+/** Far more than passes between two readings of one clock. */
+const SAME_CLOCK = 1_000_000_000n
+
+/**
+ * In Bun and Deno `process.hrtime` counts from the start of the process, so that no deadline of a broker would ever pass. To be called
+ * before the first one.
+ *
+ * @param monotonic CLOCK_MONOTONIC, now
+ */
+export function alignClock(monotonic: bigint): void {
+  const difference = monotonic - process.hrtime.bigint()
+  offset = difference > SAME_CLOCK || difference < -SAME_CLOCK ? difference : 0n
+}
+
 export const systemClock: Clock = {
   now: () => performance.now(),
-  hrtime: () => process.hrtime.bigint(),
+  hrtime: () => process.hrtime.bigint() + offset,
   setTimeout: (callback, milliseconds) => setTimeout(callback, milliseconds),
   setInterval: (callback, milliseconds) => setInterval(callback, milliseconds),
   clear: (timer) => clearTimeout(timer as NodeJS.Timeout | undefined),

@@ -36,6 +36,38 @@ export function notingDestroyed(call: () => void): NetSocket[] {
   return found
 }
 
+/** Options of `net.Socket` that name a descriptor. */
+export type DescriptorOptions = SocketConstructorOpts & DuplexOptions & { fd: number }
+
+/** Node and Deno take a connected descriptor in the constructor of `net.Socket`, Bun in `connect()`, and each of them in that way alone. */
+export type Way = 'constructor' | 'connect'
+
+let way: Way = 'constructor'
+
+/** Whether `onread` of the constructor has an effect on a socket of `socketOf`. Bun ignores it there. */
+export function readsIntoBuffer(): boolean {
+  return way === 'constructor'
+}
+
+/** Set once, by `checkAdoption`, before the first socket. */
+export function openBy(found: Way): void {
+  way = found
+}
+
+/** @throws {Error} from libuv; the caller then still owns `options.fd` */
+export function socketBy(means: Way, options: DescriptorOptions): NetSocket {
+  if (means === 'constructor') return new OpenedSocket(options)
+  const { fd, ...others } = options
+  const socket = new OpenedSocket(others)
+  // The types know no `fd` here, because Node refuses it.
+  return Reflect.apply(socket.connect.bind(socket), undefined, [{ fd }]) as NetSocket
+}
+
+/** A socket of any connected descriptor, of which it takes ownership, as `socketBy`. */
+export function socketOf(options: DescriptorOptions): NetSocket {
+  return socketBy(way, options)
+}
+
 /**
  * The number of the descriptor below a socket of `openSocket`, while it is open. `destroy()` closes it at once, and a socket that the app
  * has sent to a child process has none (`pending`): the number may then be that of anything else.
@@ -54,14 +86,14 @@ export function descriptorOf(socket: NetSocket & Opened): number | undefined {
  * @throws {Error} from libuv, if the descriptor is not a socket or memory is short; the caller then still owns `fd`
  */
 export function openSocket(fd: number, allowHalfOpen: boolean): NetSocket {
-  const options: SocketConstructorOpts & DuplexOptions = {
+  const options: DescriptorOptions = {
     fd,
     allowHalfOpen,
     emitClose: false,
     autoDestroy: true,
     decodeStrings: false,
   }
-  const socket: NetSocket & Opened = new OpenedSocket(options)
+  const socket: NetSocket & Opened = socketOf(options)
   socket[descriptor] = fd
   return socket
 }

@@ -123,3 +123,5 @@ export const EPOLL_DATA = process.arch === 'x64' ? 4 : 8
 export const EPOLL_CTL_ADD = 1
 export const EPOLL_CTL_DEL = 2
 export const EPOLL_CTL_MOD = 3
+
+export const CLOCK_MONOTONIC = 1

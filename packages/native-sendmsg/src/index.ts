@@ -48,6 +48,7 @@ export { listenTcp, listenUnix, type ListenTcpOptions, type ListenUnixOptions } 
 export { lockFile } from './lock-file.ts'
 export { createMemoryFile } from './memory-file.ts'
 export { receiveMessage, sendMessage, type IncomingMessage, type OutgoingMessage } from './message.ts'
+export { monotonicTime } from './monotonic-time.ts'
 export { createPipe } from './pipe.ts'
 export { Poller, sharedPoller, type PollerOptions, type Readiness, type ReadinessListener } from './poller.ts'
 export { exitAtOnce, type ForeignFd, openProcess, reap, sameOpenFile, type ProcessExit } from './processes.ts'

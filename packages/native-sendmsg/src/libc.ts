@@ -137,6 +137,7 @@ export const libc = {
   epoll_wait: bind('epoll_wait', 'int', 'int', 'word', 'int', 'int'),
   pidfd_open: bindNumber(bind, SYS_PIDFD_OPEN, 'word', 'word'),
   kcmp: bindNumber(bind, SYS_KCMP, 'word', 'word', 'word', 'word', 'word'),
+  clock_gettime: bind('clock_gettime', 'int', 'int', 'word'),
   io_uring_setup: bindNumber(bind, SYS_IO_URING_SETUP, 'word', 'word'),
   /** Without GETEVENTS, the kernel ignores the last two arguments, which are omitted. */
   io_uring_enter: bindNumber(bindRepeatable, SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word'),

@@ -54,6 +54,7 @@ import {
   unpackAddress,
   type AcceptedConnection,
   type SocketAddress,
+  monotonicTime,
 } from '../src/index.ts'
 import { libc } from '../src/libc.ts'
 import {
@@ -539,4 +540,10 @@ void t.test('every errno of this machine has exactly one name', async (t) => {
   t.equal(new Set(names).size, names.length)
   t.equal(errnoNames.get(11), 'EAGAIN')
   t.equal(errnoNames.get(109), 'ETOOMANYREFS')
+})
+
+void t.test('the monotonic clock is that of the kernel', async (t) => {
+  const before = process.hrtime.bigint()
+  const time = monotonicTime()
+  t.ok(before <= time && time <= process.hrtime.bigint())
 })

@@ -1,14 +1,19 @@
 import { Server, Socket } from 'node:net'
+import { http, https } from '../node-http.ts'
 import { AttachError } from './errors.ts'
 import type { AttachableServer } from './server-kind.ts'
 
+/** `net.Server` is the base class of all servers in Node and Deno, but not of Bun's http and https servers. */
+const CLASSES = [Server, http.Server, https.Server]
+
 /**
- * Checks that `value` can receive client connections: it must be a `net.Server`, the base class of Node's other servers.
+ * Checks that `value` can receive client connections.
  *
  * @throws {AttachError} BATON_ERR_NOT_A_SERVER; the message says what the value is and what to pass instead
  */
 export function checkAttachable(value: unknown): asserts value is AttachableServer {
-  if (!(value instanceof Server)) throw new AttachError('BATON_ERR_NOT_A_SERVER', describe(value))
+  if (!CLASSES.some((kind) => value instanceof kind))
+    throw new AttachError('BATON_ERR_NOT_A_SERVER', describe(value))
 }
 
 /** Values that are often passed instead of a server, recognized by their members; the first match counts. */

@@ -1,4 +1,4 @@
-import { type ConnectOpts, Socket, type SocketConstructorOpts } from 'node:net'
+import type { ConnectOpts, Socket } from 'node:net'
 import {
   closeReachable,
   EPOLLIN,
@@ -9,6 +9,7 @@ import {
   receivePlain,
   sendMessage,
 } from '@baton/native-sendmsg'
+import { type DescriptorOptions, readsIntoBuffer, socketOf } from '../open-socket.ts'
 
 /** The part of `net.Socket` that a control connection uses. */
 export interface ControlSocket {
@@ -64,7 +65,7 @@ export function openControlStream(fd: OwnedFd, poller?: Poller): ControlStream {
   const buffer = Buffer.allocUnsafeSlow(READ_SIZE)
   try {
     duplicate = fd.dup()
-    const options: SocketConstructorOpts & ConnectOpts = {
+    const options: DescriptorOptions & ConnectOpts = {
       fd: fd.fd,
       ...(poller !== undefined && { readable: false }),
       onread: {
@@ -75,8 +76,9 @@ export function openControlStream(fd: OwnedFd, poller?: Poller): ControlStream {
         },
       },
     }
-    socket = new Socket(options)
+    socket = socketOf(options)
     fd.release()
+    if (poller === undefined && !readsIntoBuffer()) socket.on('data', (chunk) => deliver?.(chunk))
     const reading = duplicate
     if (poller !== undefined) stop = readThrough(poller, reading, socket, (chunk) => deliver?.(chunk))
   } catch (error) {

@@ -12,7 +12,10 @@ HELLO, WELCOME, REFUSED, RECONNECT = 0x01, 0x02, 0x03, 0x04
 DRAIN, DRAINED, HEARTBEAT, STATS = 0x05, 0x06, 0x07, 0x08
 OFFER, ACK, NACK, REVOKE = 0x10, 0x11, 0x12, 0x13
 FIRST_SKIPPABLE = 0x80
+REBALANCE, HANDBACK, TAKEN, GIVEN_BACK, SETTLED = 0x80, 0x81, 0x82, 0x83, 0x84
 FROM_BROKER = {OFFER, REVOKE, DRAIN, HEARTBEAT, RECONNECT}
+OF_HAND_BACK = {REBALANCE, TAKEN, GIVEN_BACK, SETTLED}  # Allowed once the broker has granted HANDBACK_CAPABILITY.
+HANDBACK_CAPABILITY = "handback/1"
 
 TOKEN_MISSING = 1
 TOKEN_INVALID_LENGTH = 2
@@ -25,9 +28,16 @@ BACKEND_OVERLOADED = 8
 
 KIND_DESCRIPTOR = 1
 
+KIND_IDLE = 1  # In HANDBACK.
+NO_KEEP_ALIVE_LIMIT = 0xFFFFFFFF
+NO_TAKER = 1  # In GIVEN_BACK.
+
 _COUNT = struct.Struct("<H")
 _OFFER_HEAD = struct.Struct("<Q16s16sQBB")
 _SEQUENCE = struct.Struct("<Q")
+_ANSWER = struct.Struct("<QB")
+_HANDBACK_HEAD = struct.Struct("<Q16s16sBIB")
+_NO_STATE = bytes(1 + 4 * 4)  # Schema, prefix, both heads and state, all empty.
 
 
 class ProtocolError(Exception):
@@ -41,7 +51,7 @@ class Offer(NamedTuple):
     deadline: int  # CLOCK_MONOTONIC nanoseconds
     kind: int
     listener: str
-    meta: dict
+    meta: bytes  # a JSON object, or nothing
 
     def __repr__(self) -> str:  # Without the token, which must not be printed.
         return f"Offer(sequence={self.sequence})"
@@ -54,6 +64,20 @@ class Nack(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Nack(sequence={self.sequence}, reason={self.reason})"
+
+
+class HandBack(NamedTuple):
+    """An idle connection that is handed back."""
+
+    sequence: int
+    token: bytes
+    connection: bytes
+    keep_alive: int  # milliseconds for which it may stay idle
+    listener: str
+    meta: bytes  # as it came in OFFER
+
+    def __repr__(self) -> str:
+        return f"HandBack(sequence={self.sequence})"
 
 
 def frame(kind: int, payload: bytes) -> bytes:
@@ -73,6 +97,17 @@ def nack(nacks: Iterable[Nack]) -> bytes:
     # 16s cuts a longer token and pads a shorter one with zeros.
     entries = [struct.pack("<QB16s", *entry) for entry in nacks]
     return frame(NACK, _COUNT.pack(len(entries)) + b"".join(entries))
+
+
+def hand_back(entries: Iterable[HandBack]) -> bytes:
+    parts = []
+    for entry in entries:
+        listener = entry.listener.encode()
+        head = _HANDBACK_HEAD.pack(
+            entry.sequence, entry.token, entry.connection, KIND_IDLE, entry.keep_alive, len(listener)
+        )
+        parts.append(head + listener + _COUNT.pack(len(entry.meta)) + entry.meta + _NO_STATE)
+    return frame(HANDBACK, _COUNT.pack(len(parts)) + b"".join(parts))
 
 
 class Decoder:
@@ -130,9 +165,10 @@ def _offers(payload: bytes) -> list[Offer]:
         at += size
         (size,) = _COUNT.unpack_from(payload, at)
         at += _COUNT.size
-        meta = json.loads(_take(payload, at, size)) if size else {}
+        meta = bytes(_take(payload, at, size))
         at += size
-        if sequence <= last or kind not in (1, 2) or not isinstance(meta, dict):
+        # Kind 3, `resumed`, is only for backends that have sent RESUMES.
+        if sequence <= last or kind not in (1, 2) or not isinstance(json.loads(meta or b"{}"), dict):
             raise ValueError
         last = sequence
         offers.append(Offer(sequence, token, connection, deadline, kind, listener, meta))
@@ -141,11 +177,18 @@ def _offers(payload: bytes) -> list[Offer]:
     return offers
 
 
-def _revokes(payload: bytes) -> list[int]:
+def _sequences(payload: bytes) -> list[int]:
     (count,) = _COUNT.unpack_from(payload)
     if count == 0 or len(payload) != _COUNT.size + count * _SEQUENCE.size:
         raise ValueError
     return [sequence for (sequence,) in _SEQUENCE.iter_unpack(payload[_COUNT.size :])]
+
+
+def _answers(payload: bytes) -> list[tuple[int, int]]:
+    (count,) = _COUNT.unpack_from(payload)
+    if count == 0 or len(payload) != _COUNT.size + count * _ANSWER.size:
+        raise ValueError
+    return list(_ANSWER.iter_unpack(payload[_COUNT.size :]))
 
 
 def _take(payload: bytes, at: int, size: int) -> bytes:
@@ -157,11 +200,15 @@ def _take(payload: bytes, at: int, size: int) -> bytes:
 _MILLISECONDS = (int, float)
 
 _DECODERS = {
-    WELCOME: _json(("backend", str), ("slot", str), ("tokenTtl", _MILLISECONDS)),
+    WELCOME: _json(("backend", str), ("slot", str), ("tokenTtl", _MILLISECONDS), ("capabilities", list)),
     REFUSED: _json(("code", str), ("message", str), ("retry", bool)),
     RECONNECT: _json(),
     DRAIN: _json(),
     HEARTBEAT: _json(("id", int), ("reply", bool)),
     OFFER: _offers,
-    REVOKE: _revokes,
+    REVOKE: _sequences,
+    REBALANCE: _json(("count", int)),
+    TAKEN: _sequences,
+    GIVEN_BACK: _answers,
+    SETTLED: _answers,
 }

@@ -7,7 +7,7 @@ every descriptor that goes in comes out in exactly one verdict, and the caller t
 import hmac
 from typing import NamedTuple
 
-import frames
+from . import frames
 
 # A lane holds 278 messages with default buffers; a correct broker cannot have more than that parked.
 MAX_PARKED = 512
