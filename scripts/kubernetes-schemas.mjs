@@ -1,4 +1,4 @@
-// What Kubernetes publishes about its objects, installed once: the schemas of its OpenAPI document as validators, and the same as types.
+// Schemas of the objects of Kubernetes, installed once: those of its OpenAPI document as validators, and the same as types.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'

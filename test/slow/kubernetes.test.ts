@@ -126,7 +126,7 @@ interface Validated {
   new (data: unknown): { validate(): void }
 }
 
-/** What the schemas that Kubernetes publishes say about this object; undefined if nothing. */
+/** Objections of the schemas that Kubernetes publishes; undefined if there are none. */
 async function refusedBySchema(manifest: Manifest): Promise<string | undefined> {
   const file = join(
     installedSchemas(),
@@ -145,7 +145,7 @@ async function refusedBySchema(manifest: Manifest): Promise<string | undefined> 
   }
 }
 
-/** What the compiler says about these objects as literals of the published types: unknown and misspelt fields. */
+/** Errors of the compiler for these objects as literals of the published types: unknown and misspelt fields. */
 function refusedByTypes(t: Test, manifests: readonly Manifest[]): string {
   const folder = temporaryFolder(t)
   symlinkSync(join(installedSchemas(), 'node_modules'), join(folder, 'node_modules'))
