@@ -40,10 +40,10 @@ else:
     print(f'{name}: another clock')
 PY
 out=$(
-  python3 compare.py node node_modules/n24/bin/node
-  python3 compare.py bun node_modules/@oven/bun-linux-x64/bin/bun
-  python3 compare.py deno node_modules/@deno/linux-x64-glibc/deno run -A --no-lock
-)
+  python3 compare.py node node_modules/n24/bin/node &&
+    python3 compare.py bun node_modules/@oven/bun-linux-x64/bin/bun &&
+    python3 compare.py deno node_modules/@deno/linux-x64-glibc/deno run -A --no-lock
+) || { printf '%s\n' "$out"; exit 2; }
 printf '%s\n' "$out"
 recorded='node: the monotonic clock of the host
 bun: since the start of the process

@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { baton, batonHere } from './support/command.ts'
@@ -158,7 +158,10 @@ void t.test('every configuration on a page passes baton check', async (t) => {
   for (const { block, config } of configurations) {
     const { code, err } = await batonHere('check', '--config', written(t, config))
     t.equal(code, 0, `${placeOf(block)}: ${err.join('\n')}`)
-    t.same(err, [], `${placeOf(block)}: no warning`)
+    // A warning about a program that this machine does not have.
+    const missing = /cannot start "(\/[^"]+)"/
+    const warnings = err.filter((line) => existsSync(missing.exec(line)?.[1] ?? '/'))
+    t.same(warnings, [], `${placeOf(block)}: no other warning`)
   }
 
   // As a reader types it, in the folder of the largest configuration.

@@ -37,7 +37,9 @@ async function startExample(test: Test, broker: Broker, file: string, cwd = root
   const before = new Set(
     (await broker.status()).services.flatMap((each) => each.backends.map(({ id }) => id)),
   )
-  const program = new Program(test, command, args, { env: { ...env, BATON_SOCKET: broker.control }, cwd })
+  // Its default is shorter than the pauses of a test on a slow machine.
+  const more = { BATON_SOCKET: broker.control, KEEP_ALIVE: '600' }
+  const program = new Program(test, command, args, { env: { ...env, ...more }, cwd })
   const gone = program.exited.then(() => {
     throw new Error(`${file} ended before it was registered:\n${program.lines.join('\n')}`)
   })

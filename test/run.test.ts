@@ -169,12 +169,16 @@ void t.test('an app that probes its port before it listens on it', { timeout: LI
     command,
     options: ['-i', '2', '--listen', `127.0.0.1:${given}`],
   }).serving(2)
-  t.match(await other.listeners(), [{ listen: `127.0.0.1:${given}`, service: 'app' }])
+  const others = await other.listeners()
+  t.match(others, [{ listen: `127.0.0.1:${given}`, service: 'app' }])
+  t.equal(others.length, 1, 'and no other')
   t.same(await other.end('SIGTERM'), NOTHING_LEFT)
 
   const run = await new AppRun(t, { command, options: ['-i', '2'] }).serving(2)
   t.equal(run.program.lines.filter((line) => line.endsWith(`probed ${port}`)).length, 2)
-  t.match(await run.listeners(), [{ listen: `[::]:${port}`, protocol: 'http', service: 'app' }])
+  const listeners = await run.listeners()
+  t.match(listeners, [{ listen: `[::]:${port}`, protocol: 'http', service: 'app' }])
+  t.equal(listeners.length, 1, 'and no other')
   t.equal(run.program.lines.filter((line) => line.startsWith('backend registered ')).length, 2)
   const client = await Client.open(t, { host: '127.0.0.1', port })
   t.equal((await client.get()).body, 'hello')

@@ -16,7 +16,7 @@ from baton_backend import Backend
 from baton_backend.lifeline import watch_master
 from baton_backend.log import log
 
-KEEP_ALIVE = 60.0
+KEEP_ALIVE = float(os.environ.get("KEEP_ALIVE", "60"))
 DRAIN_DEADLINE = 10.0
 MAX_HEAD = 16 * 1024
 

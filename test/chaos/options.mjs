@@ -21,6 +21,8 @@ export function readOptions(args) {
       },
     })
     const { quick, write } = values
+    if (write && values.kills !== undefined) throw new Error('--write is for a run without --kills')
+    if (values.both && values.kills === undefined) throw new Error('--both is for a run with --kills')
     return {
       kills: values.kills === undefined ? undefined : positive(values.kills),
       both: values.both,

@@ -270,6 +270,25 @@ void t.test(
         'listen service=web host=:: port=3001 protocol=tcp',
       ])
     })
+    // Until the master had answered again, it did not listen: `address()` was null, and a `close()` had no effect.
+    await t.test('given one later: it listens all the while', async (t) => {
+      const app = run(`
+      const server = net.createServer().listen(3003, () => {
+        server.on('connection', (socket) => socket.end('served'))
+        setImmediate(() => say('seen', { port: server.address()?.port, listening: server.listening }))
+      })`)
+      t.match(await app.message('seen'), { port: 3003, listening: true })
+      await answered(visit(t, await broker.registered(PATIENT)), 'served')
+    })
+    await t.test('given one, and closed before the master has answered', async (t) => {
+      const app = run(`
+      const server = net.createServer().listen(3004, () => {
+        server.on('connection', (socket) => socket.end('served'))
+        setImmediate(() => server.close((error) => say('closed', { error: error?.code ?? 'none' })))
+      })`)
+      t.match(await app.message('closed'), { error: 'none' })
+      t.same(await app.exited, { code: 0, signal: null }, 'nothing keeps the process alive')
+    })
     await t.test('refused: the error of listen()', async (t) => {
       master.answer = () => 'Success=0\n--\nthe address is in use (EADDRINUSE)\n'
       const app = run(`net.createServer().once('error', ({ code }) => say('error', { code })).listen(3002)`)

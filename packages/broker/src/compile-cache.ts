@@ -24,9 +24,13 @@ export function keepCompiledCode(env: NodeJS.ProcessEnv = process.env): void {
   if (folder !== undefined) enableCompileCache(folder)
 }
 
-/** Writes it now: an exec ends a program without an exit. */
+/** Writes it now: an exec ends a program without an exit. Does not throw. */
 export function writeCompiledCode(): void {
-  compiling().flushCompileCache?.()
+  try {
+    compiling().flushCompileCache?.()
+  } catch {
+    // The next start compiles again.
+  }
 }
 
 /**
@@ -45,6 +49,8 @@ export function cacheFolder(env: NodeJS.ProcessEnv, user: Identity): string | un
     // First: with `sudo`, HOME may be another user's, who would get folders of root's.
     if (exposureOf(folder, user) !== undefined) return undefined
     makeFolder(folder, 0o700)
+    // Again: a folder above it may be another user's, who was faster.
+    if (exposureOf(folder, user) !== undefined) return undefined
     const { uid, mode } = statSync(folder)
     return uid === user.uid && (mode & OTHERS_WRITE) === 0 ? folder : undefined
   } catch {

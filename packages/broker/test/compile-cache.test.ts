@@ -13,6 +13,8 @@ void t.test('where compiled code is kept', async (t) => {
   const folder = join(home, '.cache/baton')
   const at = (name: string) => join(home, name)
   mkdirSync(at('.cache'))
+  // Whatever the umask is.
+  chmodSync(at('.cache'), 0o700)
   t.equal(cacheFolder({ HOME: home }, self), folder)
   t.equal(statSync(folder).mode & 0o777, 0o700)
   t.equal(cacheFolder({ HOME: home }, self), folder, 'again')

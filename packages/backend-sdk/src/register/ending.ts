@@ -26,6 +26,8 @@ let terminated = false
 /** The app's own SIGTERM handlers have been called: they decide when to exit. */
 let appEnds = false
 let untilSigterm: NodeJS.Timeout | undefined
+/** The master was late, and its SIGTERM does not count: the app's handlers have run, and one that was added with `once` is gone. */
+let hasSentSigterm = false
 
 /**
  * Decides when to exit, which an unmodified app cannot know. It exits
@@ -54,7 +56,10 @@ function gone(backend: Backend): void {
   if (!ending || living.size > 0 || appEnds) return
   if (!appDecides(1)) process.exit()
   // Keeps the process alive as well: with its servers drained, it may have nothing else to wait for.
-  untilSigterm = setTimeout(() => process.kill(process.pid, 'SIGTERM'), SIGTERM_TIMEOUT_MS)
+  untilSigterm = setTimeout(() => {
+    process.kill(process.pid, 'SIGTERM')
+    hasSentSigterm = true
+  }, SIGTERM_TIMEOUT_MS)
 }
 
 /** Runs before the app's listeners, so that one that removes itself when called (`once`) is still counted. */
@@ -65,6 +70,7 @@ function watchSigterm(): void {
 
 function terminate(): void {
   clearTimeout(untilSigterm)
+  if (appEnds && hasSentSigterm) return
   // A handler that was added with `once` is gone at the second signal.
   appEnds = appDecides(1)
   if (appEnds) return

@@ -9,6 +9,12 @@ import { askMaster, listenError, type ListenRequest, type Opened } from './maste
 import type { Starting } from './starting.ts'
 import type { ListenTarget } from './target.ts'
 
+/** A server that listens as far as the app can see, until it is closed or served. */
+interface Probe {
+  isOver: boolean
+  readonly end: () => void
+}
+
 /** Errors of bind(2) and socket(2) on a machine without IPv6. */
 const NO_IPV6 = new Set(['EAFNOSUPPORT', 'EADDRNOTAVAIL'])
 
@@ -19,22 +25,22 @@ const serving = new Map<string, Server>()
  * From `listen()` to `listening`: the master opens the port, this process registers as a backend of the service, and the server
  * emits `listening`. Any failure is an `error` event of the server.
  */
-export async function serve(starting: Starting, masterSocket: string): Promise<void> {
+export async function serve(starting: Starting, masterSocket: string, probe?: Probe): Promise<void> {
   try {
-    await listening(starting, masterSocket)
+    await listening(starting, masterSocket, probe)
   } catch (error) {
     if (!starting.signal.aborted) starting.fail(error as Error)
   }
 }
 
-async function listening(starting: Starting, masterSocket: string): Promise<void> {
+async function listening(starting: Starting, masterSocket: string, former?: Probe): Promise<void> {
   const { server, signal, target } = starting
   const service = process.env['BATON_SERVICE']
   if (service === undefined || service === '') throw new BackendError('BATON_ERR_NO_SERVICE')
   const probe = isProbe(server)
   const opened = await open(masterSocket, target, { service, protocol: protocolOf(server), probe }, signal)
   // The app closed the server meanwhile.
-  if (signal.aborted) return
+  if (signal.aborted || former?.isOver === true) return
   // The master opens a port once for all processes of the app, so it would not refuse a second server of this process.
   const place = `${opened.address} ${opened.port}`
   if (serving.get(place)?.listening === true)
@@ -43,6 +49,7 @@ async function listening(starting: Starting, masterSocket: string): Promise<void
   const backend = createBackend({ service: opened.service })
   serving.set(place, server)
   starting.attached()
+  former?.end()
   backend.attach(server, { address: addressOf(opened) })
   server.once('close', () => backend.detach())
   endWith(backend)
@@ -84,18 +91,21 @@ function answerProbe(starting: Starting, masterSocket: string, opened: Opened): 
   // Apps listen next on the port that they read here, so it is the one that they asked for, also under `baton run --listen`: the master knows
   // the app's ports by these numbers.
   attachment.address = { ...addressOf(opened), port: target.port }
-  const end = () => {
-    server.off('newListener', wanted)
-    server.off('close', end)
-    attachment.detach()
+  const probe: Probe = {
+    isOver: false,
+    end() {
+      probe.isOver = true
+      server.off('newListener', wanted).off('close', probe.end)
+      attachment.detach()
+    },
   }
   const wanted = (event: string | symbol) => {
     if (event !== 'connection') return
-    end()
-    // The listener is added after this event.
-    setImmediate(() => void serve(starting, masterSocket))
+    server.off('newListener', wanted)
+    // The listener is added after this event. Until the master has answered, the server listens as before.
+    setImmediate(() => void serve(starting, masterSocket, probe))
   }
-  server.on('newListener', wanted).once('close', end)
+  server.on('newListener', wanted).once('close', probe.end)
   tellListening(starting)
 }
 

@@ -151,7 +151,7 @@ export type ToWorker =
    * Attached: the socket of the `finish` that is about to come. If the master is killed before, the successor says on it that it goes on
    * (`Heir`), and this is that `finish`; if the socket ends without a word, there is no successor. Sent only to a worker that knows it.
    */
-  | { readonly type: 'successor' }
+  | { readonly type: 'successor'; readonly removed: readonly string[]; readonly deadline: number }
   /**
    * Stop accepting, after accepting what is queued in the kernel for `removed` listeners. Send held clients to the successor over the
    * attached socket (`peer` at the other end; none is attached after `successor`), and exit when nothing is left; relays are cut after `deadline` ms. Sent again when the successor

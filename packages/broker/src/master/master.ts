@@ -178,7 +178,7 @@ export class Master {
     const master = new Master(init, options, state.fleet)
     // Before the copies of a worker that lives are stored again.
     if (given !== undefined) master.#workerPool.inherit(store.restore(given.takeStored()))
-    master.#workerPool.finishing.adopt(state.finishing ?? [])
+    master.#workerPool.finishing.adopt(state.finishing ?? [], new Set(state.workers.map(({ pid }) => pid)))
     master.#workerPool.adopt(state.workers, state.known, state.survivors)
     master.#spare.adopt(state.spare, poller)
     store.open()

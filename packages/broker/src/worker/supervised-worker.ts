@@ -50,6 +50,14 @@ const HEIR_TIMEOUT_MS = 5000
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
 const COUNT_INTERVAL_MS = 1000
 
+type Finish = Pick<Extract<ToWorker, { type: 'finish' }>, 'removed' | 'deadline'>
+
+/** The order that a worker carries out if its master is killed before it can give it, and the socket to the successor, owned. */
+interface Heirship {
+  readonly socket: OwnedFd
+  readonly order: Finish
+}
+
 /**
  * A worker under a master: executes the master's messages and reports back. Its states follow the messages (`ToWorker`): waiting for
  * sockets, built, serving, accepting, finishing. If the master is killed, the worker that serves is unclaimed: it goes on, answers operators
@@ -88,8 +96,8 @@ export class SupervisedWorker {
   #master: number | null = process.ppid
   #ending = false
   readonly #successors: Successors
-  /** The socket of the `finish` to come, between `successor` and `finish`. */
-  #heir: OwnedFd | undefined
+  /** Of the `finish` to come, between `successor` and `finish`. */
+  #heir: Heirship | undefined
 
   /** Owns `socket`. `end` exits the process. */
   constructor(socket: OwnedFd, poller: Poller, logger: Logger, end: (code: number) => void) {
@@ -178,11 +186,13 @@ export class SupervisedWorker {
       case 'peer':
         return this.#predecessors.connect(fds[0] as OwnedFd)
       case 'successor':
-        this.#heir?.close()
-        this.#heir = fds[0]
+        this.#heir?.socket.close()
+        this.#heir = { socket: fds[0] as OwnedFd, order: message }
         return
-      case 'finish':
-        return this.#finish(message, this.#successors.connect((fds[0] ?? this.#takeHeir()) as OwnedFd))
+      case 'finish': {
+        const socket = fds[0] ?? this.#takeHeir()?.socket
+        return socket && this.#finish(message, this.#successors.connect(socket))
+      }
       case 'stop':
         return message.leave === true ? this.#leave(message.deadline) : this.#stop(message.deadline)
       case 'drain':
@@ -321,16 +331,13 @@ export class SupervisedWorker {
       this.#channel.send({ type: 'counted', snapshot: await this.#worker.snapshot() })
   }
 
-  #takeHeir(): OwnedFd | undefined {
+  #takeHeir(): Heirship | undefined {
     const heir = this.#heir
     this.#heir = undefined
     return heir
   }
 
-  async #finish(
-    { removed, deadline }: Pick<Extract<ToWorker, { type: 'finish' }>, 'removed' | 'deadline'>,
-    channel: Channel<Heir, HeldClients>,
-  ): Promise<void> {
+  async #finish({ removed, deadline }: Finish, channel: Channel<Heir, HeldClients>): Promise<void> {
     const worker = this.#worker
     const isFirst = !this.#ending
     if (worker === undefined || (!isFirst && !this.#successors.mayFollow)) return channel.close()
@@ -397,6 +404,7 @@ export class SupervisedWorker {
     }
     // Started early, and not needed.
     if (this.#worker === undefined && this.#listeners.size === 0) return this.#end(0)
+    this.#takeHeir()?.socket.close()
     this.#logger.error('the master is gone; draining')
     // Frees the control socket's path for the next master, whose worker the backends then dial.
     this.#worker?.withdraw('the master is gone')
@@ -414,19 +422,25 @@ export class SupervisedWorker {
 
   /**
    * The master was killed. If that was between `successor` and `finish`, and the successor goes on, everything moves there, as after `finish`. Until that
-   * is known, this worker accepts as before. Owns `socket`.
+   * is known, this worker accepts as before; a successor that hangs is not waited for, and may go on later.
    */
-  async #isSucceeded(socket: OwnedFd | undefined): Promise<boolean> {
-    if (socket === undefined) return false
+  async #isSucceeded(heir: Heirship | undefined): Promise<boolean> {
+    if (heir === undefined) return false
     let settle!: (isSucceeded: boolean) => void
+    let isWaiting = true
     const said = new Promise<boolean>((resolve) => (settle = resolve))
-    const channel = this.#successors.connect(socket, settle)
+    const channel = this.#successors.connect(heir.socket, (isSucceeded) => {
+      settle(isSucceeded)
+      // Once another master has this worker, it stays.
+      if (!isSucceeded || !(isWaiting || this.isUnclaimed)) return channel.close()
+      this.#reception?.close()
+      this.#reception = undefined
+      this.#finish(heir.order, channel).catch((error: unknown) => this.#fail(error))
+    })
     const timer = setTimeout(() => settle(false), HEIR_TIMEOUT_MS)
     const isSucceeded = await said
     clearTimeout(timer)
-    const order = { removed: [], deadline: Math.max(1, this.#drainDeadline) }
-    if (isSucceeded) this.#finish(order, channel).catch((error: unknown) => this.#fail(error))
-    else channel.close()
+    isWaiting = false
     return isSucceeded
   }
 

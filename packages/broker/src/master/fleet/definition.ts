@@ -78,7 +78,7 @@ export function sameDefinition(one: Definition, other: Definition): boolean {
  * systemd on the master's behalf (sd_notify(3), sd_listen_fds(3)).
  */
 const PRIVATE =
-  /^BATON_MASTER_|^(?:LISTEN_(?:PID|FDS|FDNAMES|PIDFDID)|WATCHDOG_(?:PID|USEC)|NOTIFY_SOCKET|BATON_VERSION)$/
+  /^BATON_MASTER_|^(?:LISTEN_(?:PID|FDS|FDNAMES|PIDFDID)|WATCHDOG_(?:PID|USEC)|NOTIFY_SOCKET|BATON_VERSION|BATON_FFI)$/
 
 /**
  * The whole environment of one process. The definition's variables override inherited ones, and Baton's override both.

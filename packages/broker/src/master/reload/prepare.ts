@@ -193,6 +193,7 @@ export class ReloadPreparation {
     next: string,
   ): Promise<string> {
     const { workerPool, operationLock } = this.#parts
+    writeCompiledCode()
     const restore = blockSignals()
     try {
       do {
@@ -241,7 +242,6 @@ export class ReloadPreparation {
         askers,
         waiting: later,
       }
-      writeCompiledCode()
       written = writeState(state)
       executeInPlace({
         path: node,

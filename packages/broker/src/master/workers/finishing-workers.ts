@@ -28,10 +28,18 @@ export class FinishingWorkers {
     this.#ended = ended
   }
 
-  /** Owns the descriptors. */
-  adopt(workers: readonly FinishingWorker[]): void {
+  /**
+   * Owns the descriptors.
+   *
+   * @param own pids of workers that report to this master: they are counted there, and the estate may be from before they were taken over
+   */
+  adopt(workers: readonly FinishingWorker[], own: ReadonlySet<number>): void {
     for (const worker of workers) {
-      const { pid, startedAt } = worker
+      const { pid, startedAt, file } = worker
+      if (own.has(pid)) {
+        closeSync(file)
+        continue
+      }
       const numbers = { pid, stdout: null, stderr: null, exit: null }
       const child = Child.adopt(
         numbers,

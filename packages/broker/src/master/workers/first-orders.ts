@@ -90,7 +90,7 @@ export function introduce(
     opened()
     return old.give({ type: 'finish', removed, deadline }, [ours])
   }
-  old.give({ type: 'successor' }, [ours])
+  old.give({ type: 'successor', removed, deadline }, [ours])
   next.give({ type: 'peer' }, [theirs])
   opened()
   // Messages that the kernel does not have yet would end with this process.
