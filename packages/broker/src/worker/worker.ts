@@ -313,8 +313,8 @@ export function createWorker(
   const stop = async (deadline: number) => {
     beginDrain()
     for (const listener of listeners.all) {
-      // If this worker was never to accept, the clients in the queue belong to another worker.
-      if (deadline === 0 && !accepts) listener.closeCopy()
+      // The clients in the queue belong to another worker: this one may have no backends, and would keep them until its deadline.
+      if (!accepts) listener.closeCopy()
       else listener.close()
     }
     if (!context)
