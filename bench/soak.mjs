@@ -2,7 +2,8 @@
 //
 // Requests without a pause, while the broker is reloaded every 300 ms or as fast as it goes, a service is deployed, and one of its processes or the worker is
 // killed in turn. A request may fail only with the process that had its connection: one that a backend had adopted and that was killed, or a worker that was
-// killed before a backend adopted it, or after it was handed back. With --resume the totals in FILE are continued. Exits with 1 if any other request failed.
+// killed before a backend adopted it, or after it was handed back. A request that failed while a backend was killed, and that no backend
+// has noted, is counted apart. With --resume the totals in FILE are continued. Exits with 1 if any other request failed.
 import { closeSync, existsSync, openSync, readFileSync, readSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
@@ -75,6 +76,7 @@ const totals = {
   'workers killed': 0,
   'failed inside a killed backend': 0,
   'failed inside a killed worker': 0,
+  'failed between ACK and adoption': 0,
   'failed otherwise': 0,
   slowest: 0,
 }
@@ -176,7 +178,10 @@ function causeOf({ failure, local, begun: from, at }) {
   if (last?.what === 'adopted') return backendsKilled.some(isKilled) ? 'inside a killed backend' : 'otherwise'
   // Before its adoption, or from a hand-back to the next one, the worker had it.
   const since = last?.at ?? from
-  if (workersKilled.some((each) => since <= each.at && each.at <= at)) return 'inside a killed worker'
+  const isThen = (each) => since <= each.at && each.at <= at
+  if (workersKilled.some(isThen)) return 'inside a killed worker'
+  // A backend notes an adoption once it has it: one that is killed between its ACK and the note has the connection, and no note.
+  if (backendsKilled.some(isThen)) return 'between ACK and adoption'
   return 'otherwise'
 }
 
