@@ -237,7 +237,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       t.equal(lines('connection ended'), 1)
       backend.kill('SIGTERM')
       t.same(await backend.exited, { code: 0, signal: null })
-      await services.example.until(({ parked = 0, held }) => parked + held === 1, 'it waits in the broker')
+      await services.example.until(({ parked, held }) => parked + held === 1, 'it waits in the broker')
       t.ok(client.open)
       client.socket.destroy()
     },
