@@ -2,7 +2,7 @@
 // `check`: code that does not load. `worker`: a worker that dies before its first message. `slow-check`, `slow-master`: a
 // check of the new program, and a master between two programs, that block while the file exists; `gap`: the same for a
 // master before it listens for signals. The process then creates `slow-master-reached` (named after the fault). `busy-worker`,
-// `blocked-worker`: workers in an endless loop, or in a call that does not return, while the file exists.
+// `blocked-worker`: workers in an endless loop while the file exists, or in a call that never returns.
 // `signalled-worker`, `signalled-check`: a starting process gets the signal named in the file, once.
 // `dying-master`: a master that is killed right before it sends a worker a message of the type named in the file.
 // SIGWINCH makes a master throw. `patient-master`: a master whose limits of 2 s and more are a hundred times as long,
@@ -62,7 +62,8 @@ if (process.argv[1].endsWith('bundle/worker.js')) {
   signalled('signalled-worker')
   if (wanted('worker')) throw new Error('this worker does not start')
   const hang = () => {
-    block('blocked-worker')
+    // Not in turns, between which it would be seen running.
+    if (wanted('blocked-worker')) Atomics.wait(cell, 0, 0)
     while (wanted('busy-worker'));
   }
   setInterval(hang, 20).unref()
