@@ -140,8 +140,8 @@ void t.test(
   },
 )
 
-// `react-router-serve` without PORT, get-port and others open a server for a moment to see whether a port is free. That server became a backend,
-// whose clients had no answer, and its port a listener of the protocol `tcp`.
+// `react-router-serve` without PORT, get-port and others open a server for a moment to see whether a port is free. That server became a backend
+// that never answered, and the listener of its port was made `tcp`.
 void t.test('an app that probes its port before it listens on it', { timeout: LIMIT }, async (t) => {
   const port = await freePort()
   const file = join(temporaryFolder(t), 'app.mjs')
