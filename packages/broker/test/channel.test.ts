@@ -1,4 +1,12 @@
-import { createMemoryFile, createPipe, dup, type OwnedFd, Poller, socketpair } from '@baton/native-sendmsg'
+import {
+  createMemoryFile,
+  createPipe,
+  dup,
+  type OwnedFd,
+  Poller,
+  sendMessage,
+  socketpair,
+} from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { Channel, MAX_DESCRIPTORS, type Message } from '../src/ipc/channel.ts'
 import { createLogger } from '../src/log/logger.ts'
@@ -17,6 +25,7 @@ interface Note extends Message {
 
 class Stage {
   readonly received: { note: Note; fds: readonly OwnedFd[]; turn: number }[] = []
+  ended = false
   readonly sender: Channel<never, Note>
   readonly poller: Poller
   readonly #theirs: OwnedFd
@@ -53,8 +62,16 @@ class Stage {
         this.received.push({ note, fds, turn: this.#turn })
         this.#changed()
       },
-      ended: (error) => this.#t.error(error),
+      ended: (error) => {
+        this.ended = true
+        this.#t.error(error)
+      },
     })
+  }
+
+  /** Before `read`. The sender never reads it. */
+  leaveUnread(): void {
+    sendMessage(this.#theirs.fd, { bytes: Buffer.from('unread'), fds: [] })
   }
 
   die(): void {
@@ -177,6 +194,26 @@ void t.test(
     t.same(late, [], 'not before the call returns')
     await new Promise(setImmediate)
     t.same(late, [2])
+  },
+)
+
+// A worker was killed while a message of its master's waited in its socket. The master's next read failed with ECONNRESET, it took that for the end of
+// the stream, and gave up all copies of waiting connections: their clients were lost.
+void t.test(
+  'what the other end sent before it died is read, whatever it has left unread',
+  { timeout: LIMIT },
+  async (t) => {
+    const stage = new Stage(t)
+    for (let index = 0; index < 3; index++)
+      stage.sender.give({ type: 'note', text: String(index) }, descriptors(t, 2))
+    stage.leaveUnread()
+    stage.sender.close()
+    stage.read()
+    await eventually(() => stage.ended, 'the end')
+    t.same(
+      stage.received.map(({ note, fds }) => [note.text, fds.length]),
+      ['0', '1', '2'].map((text) => [text, 2]),
+    )
   },
 )
 

@@ -30,6 +30,7 @@ import { LIMIT } from '../../../test/support/limits.ts'
 // Copies of waiting connections: both ends in this process, real sockets.
 
 const listener = { name: 'web', protocol: 'http' as const }
+const silent = { error: () => undefined, info: () => undefined } as never
 
 class Stage {
   readonly poller = new Poller({ ring: false })
@@ -206,8 +207,7 @@ async function succession(t: Test) {
   await eventually(() => stage.copies.size === 2, 'both are copied')
   const remains = await stage.die()
   const lost: Survivor[] = []
-  const logger = { error: () => undefined, info: () => undefined } as never
-  const survivors = new Survivors(stage.poller, logger, (closed) => lost.push(...closed))
+  const survivors = new Survivors(stage.poller, silent, (closed) => lost.push(...closed))
   survivors.add(remains?.survivors ?? [])
   const [ours, theirs] = socketpair('stream')
   const channel = new Channel<never, ToWorker>(ours, stage.poller, { message: () => {}, ended: () => {} })
@@ -293,6 +293,40 @@ void t.test(
     remains?.release()
   },
 )
+
+// The master had just sent something when the worker was killed: that it could not be sent, or was never read, was taken for the end of the stream.
+for (const [what, order] of [
+  ['that its worker has not read', ['ask', 'die']],
+  ['that can not be sent', ['die', 'ask']],
+] as const)
+  void t.test(`no copy is given up for a message ${what}`, { timeout: LIMIT }, async (t) => {
+    const stage = new Stage(t)
+    const connection = await stage.connection()
+    const [ours, theirs] = socketpair('stream')
+    const { file } = stage.copies.state as WorkerCopiesState
+    const copier = new Copier([theirs, dup(file)], stage.poller, 100)
+    const kept = copier.of('web').keep(connection)
+    await eventually(() => (readMarks(file)[kept as number] ?? 0) !== 0, 'the copy is sent')
+    let ended = false
+    let copies: WorkerCopies | undefined
+    const steps = {
+      // Asks for all copies again.
+      ask: () => {
+        const state = { channel: ours.release(), file: dup(file).release() }
+        copies = WorkerCopies.adopt(state, stage.poller, silent, () => (ended = true))
+      },
+      die: () => copier.close(),
+    }
+    // In one turn: neither end reads meanwhile.
+    for (const step of order) steps[step]()
+    t.equal(copies?.open, true)
+    await eventually(() => ended, 'everything is read')
+    t.equal(copies?.open, false)
+    const remains = copies?.take()
+    for (const { fd } of remains?.survivors ?? []) t.teardown(() => fd.close())
+    t.same(orders(remains), [1])
+    remains?.release()
+  })
 
 void t.test('more connections than a call takes arguments', { timeout: LIMIT }, async (t) => {
   // Both threw: the worker went on without copies, and the master ended.

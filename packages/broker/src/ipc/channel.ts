@@ -4,6 +4,7 @@ import {
   EPOLLIN,
   EPOLLONESHOT,
   EPOLLOUT,
+  type IncomingMessage,
   NativeError,
   OwnedFd,
   type Poller,
@@ -85,6 +86,8 @@ export class Channel<In extends Message, Out extends Message> {
   #ended = false
   /** The other end reads no more; what it has sent can still be read. */
   #broken = false
+  /** The kernel has reported that the other end closed without reading everything. It does so once, and before it delivers what that end had sent. */
+  #wasReset = false
 
   /** Takes ownership of `socket`, one end of a connected pair. */
   constructor(socket: OwnedFd, poller: Poller, host: ChannelHost<In>) {
@@ -101,7 +104,7 @@ export class Channel<In extends Message, Out extends Message> {
     return this.#socket.fd
   }
 
-  /** False once the other end is known to be gone. */
+  /** False once the other end is known to be gone: nothing can be sent. Messages of it may still arrive, until `ended`. */
   get open(): boolean {
     return !this.#ended && !this.#broken
   }
@@ -213,7 +216,7 @@ export class Channel<In extends Message, Out extends Message> {
     try {
       for (let reads = 0; reads < MAX_READS && !this.#ended; reads++) {
         if (this.#host.room?.() === false) return this.#waitForRoom()
-        const message = receiveMessage(this.#socket.fd, { size: CHUNK, maxFds: MAX_DESCRIPTORS })
+        const message = this.#receiveOne()
         if (message === undefined) return
         this.#fds.push(...message.fds)
         if (message.controlTruncated || message.surplus > 0)
@@ -225,6 +228,17 @@ export class Channel<In extends Message, Out extends Message> {
       }
     } catch (error) {
       this.#end(error as Error)
+    }
+  }
+
+  /** Undefined if there is nothing to read now. */
+  #receiveOne(): IncomingMessage | undefined {
+    try {
+      return receiveMessage(this.#socket.fd, { size: CHUNK, maxFds: MAX_DESCRIPTORS })
+    } catch (error) {
+      if (!(error instanceof NativeError) || error.code !== 'ECONNRESET' || this.#wasReset) throw error
+      this.#wasReset = true
+      return this.#receiveOne()
     }
   }
 

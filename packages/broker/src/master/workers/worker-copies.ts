@@ -71,6 +71,7 @@ export class WorkerCopies {
   #layout: readonly Account[] = []
   /** Names of listeners on TCP. */
   readonly #tcp = new Set<string>()
+  #ended = false
   #complete = false
 
   /**
@@ -121,6 +122,7 @@ export class WorkerCopies {
     this.#channel = new Channel<FromCopier, ToCopier>(socket, poller, {
       message: (message, fds) => this.#received(message, fds),
       ended: (error) => {
+        this.#ended = true
         this.#complete = error === undefined
         if (error !== undefined) {
           logger.error(
@@ -137,7 +139,7 @@ export class WorkerCopies {
 
   /** False once all that the worker has sent is read, or the stream has failed. */
   get open(): boolean {
-    return this.#channel.open
+    return !this.#ended
   }
 
   /** No message is partly sent or received. */

@@ -103,7 +103,6 @@ export class WorkerProcess {
   #copies: WorkerCopies | undefined
   #foreign: string | undefined
   #channelEnded = false
-  #over = false
   #exit: ProcessExit | undefined
 
   /** Owns the started process. */
@@ -295,9 +294,7 @@ export class WorkerProcess {
   }
 
   #settle(): void {
-    if (this.#exit === undefined || !this.#channelEnded || this.#copies?.open === true || this.#over) return
-    // Once: a stream of copies that fails is no longer open before it reports its end, and the worker would be counted twice.
-    this.#over = true
+    if (this.#exit === undefined || !this.#channelEnded || this.#copies?.open === true) return
     this.#last.push(this.#lines.end())
     this.#events.ended(this, this.#exit)
   }
