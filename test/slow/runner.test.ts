@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { eventually } from '../support/eventually.ts'
@@ -29,6 +30,16 @@ void t.test(
     const output = runner.lines.join('\n')
     t.match(output, /not ok 2 - left behind: process \d+ sleep 1000, forgotten$/m)
     t.match(output, /^# \{ total: 2, pass: 1, fail: 1 \}$/m)
+    const named = spawnSync(process.execPath, ['test/runner/failures.mjs'], {
+      input: output,
+      encoding: 'utf8',
+    })
+    t.match(
+      named.stdout,
+      /^\ntest\/runner\/samples\/forgetful\.ts\nnot ok 2 - left behind: .*\n {2}---\n/,
+      'CI prints it again',
+    )
+    t.equal(named.stdout.match(/^not ok/gm)?.length, 1, 'and nothing else')
   },
 )
 
