@@ -53,6 +53,6 @@ function read(path) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const [run, folder] = process.argv.slice(2)
   await once(process.stdin.resume(), 'end')
-  await endAll(`${run}.`)
+  await endAll(run)
   rmSync(folder, { recursive: true, force: true })
 }
