@@ -150,6 +150,30 @@ void t.test('a worker is killed', { timeout: LIMIT }, async (t) => {
     await broker.until((status) => status.services[0]?.held === 0, 'at rest')
   })
 
+  await t.test('while the master executes its next program', async (t) => {
+    // That program asked the worker for all copies again: until they came, its death took all that waited in it along.
+    const waiting = await visitors(t, broker, 20)
+    await broker.until(({ services }) => services[0]?.held === 20, 'they are held')
+    await eventually(() => masterDescriptors(broker) >= idle + 20, 'the master has a copy of each')
+    const pid = await onlyWorker(t, broker)
+    // It answers nothing.
+    signal(pid, 'SIGSTOP')
+    const before = logged(broker, 'program replaced, reload continues')
+    const reloaded = reload(t, broker)
+    await eventually(() => logged(broker, 'program replaced, reload continues') > before, 'exec')
+    signal(pid, 'SIGKILL')
+    t.match(await reloaded, { success: true })
+    await broker.until(({ services }) => services[0]?.held === 20, 'they are held again')
+    const backend = await startBackend(t, broker)
+    for (const client of waiting) t.equal((await client.answer()).headers['x-pid'], String(backend.pid))
+    t.same(await unaccounted(broker), { unaccounted: 0, lost: 0 })
+    for (const client of waiting) client.socket.destroy()
+    backend.kill('SIGTERM')
+    await backend.exited
+    await broker.until(({ services }) => services[0]?.parked === 0, 'all have left')
+    await eventually(() => masterDescriptors(broker) <= idle + 10, 'the master has closed its copies')
+  })
+
   await t.test('after a reload that has failed, and two deaths in a row', async (t) => {
     const waiting = await visitors(t, broker, 10)
     await broker.until(({ services }) => services[0]?.held === 10, 'they are held')

@@ -69,11 +69,14 @@ async function ask(test: Test, path = '/', name = 'web'): Promise<Client> {
   return client
 }
 
-/** @param waiting clients that are to survive: the master has copies of them first */
-async function killWorker(test: Test, waiting: readonly Client[] = []): Promise<void> {
+/** So that they survive the death of the worker. They must be held until then. */
+async function copied(waiting: readonly Client[]): Promise<void> {
   const master = broker.program.child.pid as number
   const isCopied = ({ socket }: Client) => holdsServerEnd(master, broker.port(), socket.localPort as number)
   await eventually(() => waiting.every(isCopied), 'the master has a copy of each')
+}
+
+async function killWorker(test: Test): Promise<void> {
   const worker = await onlyWorker(test, broker)
   signal(worker, 'SIGKILL')
   await eventually(async () => (await onlyWorker(test, broker)) !== worker, 'another worker serves')
@@ -116,7 +119,8 @@ void t.test('a pause holds new connections, in order, over every death', { timeo
   await onlyWorker(t, broker)
   await broker.backends(1)
   t.match(await service(), { held: 2, paused: { until: null } }, 'a reload')
-  await killWorker(t, waiting)
+  await copied(waiting)
+  await killWorker(t)
   await held(2)
   t.not((await service()).paused, null, 'the death of the worker')
   await replaceMaster(t)
@@ -142,8 +146,9 @@ void t.test('a pause ends by itself, in whichever worker', { timeout: LIMIT }, a
   t.match(await service(), { paused: { until: /Z$/ } })
   const client = await ask(t)
   await held(1)
+  await copied([client])
   await baton('pause', 'web', '--for', '1s')
-  await killWorker(t, [client])
+  await killWorker(t)
   t.equal((await client.answer()).status, 200)
   await eventually(async () => (await service()).paused === null, 'it is over')
 })

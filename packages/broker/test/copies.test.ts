@@ -93,7 +93,7 @@ class Stage {
   }
 
   isCopied(slot: number | undefined): boolean {
-    const { file } = this.copies.state as WorkerCopiesState
+    const { file } = this.copies.stateWith(false) as WorkerCopiesState
     return (readMarks(file)[slot as number] ?? 0) !== 0
   }
 
@@ -294,16 +294,52 @@ void t.test(
   },
 )
 
+void t.test("the master's next program has all copies at once", { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const keeper = stage.copier.of('web')
+  const kept = [keeper.keep(await stage.connection()), keeper.keep(await stage.connection())]
+  await eventually(() => stage.copies.size === 2, 'both are copied')
+  stage.handedOff = 1
+  stage.copier.writeAccounts()
+  const state = stage.copies.stateWith(true) as WorkerCopiesState
+  let ended = false
+  const dupOf = (fd: number) => dup(fd).release()
+  const copies = WorkerCopies.adopt(
+    {
+      channel: dupOf(state.channel),
+      file: dupOf(state.file),
+      kept: {
+        layout: state.kept?.layout ?? [],
+        copies: (state.kept?.copies ?? []).map((copy) => ({ ...copy, fd: dupOf(copy.fd) })),
+      },
+    },
+    stage.poller,
+    silent,
+    () => (ended = true),
+  )
+  // Before anything is read: the program before would.
+  t.equal(copies.size, 2)
+  keeper.over([kept[0]])
+  stage.copier.close()
+  await eventually(() => ended, 'everything is read')
+  const remains = copies.take()
+  for (const { fd } of remains?.survivors ?? []) t.teardown(() => fd.close())
+  t.same(orders(remains), [2])
+  t.match(remains?.accounts, { layout: [{ name: 'web' }, { name: 'web' }] })
+  t.equal(remains?.accounts.numbers[0], 1)
+  remains?.release()
+})
+
 // The master had just sent something when the worker was killed: that it could not be sent, or was never read, was taken for the end of the stream.
 for (const [what, order] of [
   ['that its worker has not read', ['ask', 'die']],
-  ['that can not be sent', ['die', 'ask']],
+  ['that cannot be sent', ['die', 'ask']],
 ] as const)
   void t.test(`no copy is given up for a message ${what}`, { timeout: LIMIT }, async (t) => {
     const stage = new Stage(t)
     const connection = await stage.connection()
     const [ours, theirs] = socketpair('stream')
-    const { file } = stage.copies.state as WorkerCopiesState
+    const { file } = stage.copies.stateWith(false) as WorkerCopiesState
     const copier = new Copier([theirs, dup(file)], stage.poller, 100)
     const kept = copier.of('web').keep(connection)
     await eventually(() => (readMarks(file)[kept as number] ?? 0) !== 0, 'the copy is sent')
@@ -333,7 +369,7 @@ void t.test('more connections than a call takes arguments', { timeout: LIMIT }, 
   const stage = new Stage(t)
   const { fd, ...rest } = await stage.connection()
   const [ours, theirs] = socketpair('stream')
-  const file = (stage.copies.state as WorkerCopiesState).file
+  const file = (stage.copies.stateWith(false) as WorkerCopiesState).file
   const count = 66_000
   const copier = new Copier([theirs, dup(file)], stage.poller, count)
   const received = { wait: 0, over: 0 }

@@ -3,7 +3,12 @@ import { dirname, resolve } from 'node:path'
 import type { Config } from '../../config/config.ts'
 import { errnoOf } from '../../config/error.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
-import { READABLE_VERSIONS, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
+import {
+  CARRIED_PARTS,
+  CARRIED_PARTS_LABEL,
+  READABLE_VERSIONS,
+  STATE_VERSION_VARIABLE,
+} from '../../ipc/state-version.ts'
 import { unusable } from '../../listening/runtime-folder.ts'
 import { loadPrograms } from '../../programs.ts'
 import { unstartable } from '../../supervise/startable.ts'
@@ -22,7 +27,11 @@ export const check: Command = {
   async run({ values }, terminal) {
     const config = await loadServed(values.get('config') ?? DEFAULT_CONFIG, terminal)
     for (const { path, message } of machineWarnings(config)) warn(config, path, message, terminal)
-    await loadsFor(process.env[STATE_VERSION_VARIABLE])
+    const version = process.env[STATE_VERSION_VARIABLE]
+    if (version !== undefined) {
+      await loadsFor(version)
+      terminal.out(`${CARRIED_PARTS_LABEL}${CARRIED_PARTS.join(', ')}`)
+    }
     const counts = [count(config.listeners.length, 'listener'), count(config.services.size, 'service')]
     terminal.out(`${config.file}: ok (${counts.join(', ')})`)
     return DONE
@@ -32,11 +41,10 @@ export const check: Command = {
 /**
  * A master that is about to replace its program with this one first checks that it loads, and that it can read that master's state.
  *
- * @param version of the state; undefined when a person runs the command
+ * @param version of the state
  * @throws CommandError
  */
-async function loadsFor(version: string | undefined): Promise<void> {
-  if (version === undefined) return
+async function loadsFor(version: string): Promise<void> {
   await loadPrograms()
   if (!READABLE_VERSIONS.includes(Number(version))) {
     throw new CommandError(

@@ -16,7 +16,7 @@ import { type ActiveConfig, readSettings } from '../active-config.ts'
 import type { CommandLine, InstalledProgram } from './installed-program.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import { type ReloadRequest, requesterOf } from './reloads.ts'
-import { checkProgram } from './program-check.ts'
+import { type CheckedProgram, checkProgram } from './program-check.ts'
 import { ProgramFiles } from './program-files.ts'
 import type { SpareWorker } from '../workers/spare-worker.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
@@ -24,7 +24,7 @@ import type { StartLog } from '../start-log.ts'
 import type { OutputKeeper } from '../../log/kept/output-keeper.ts'
 import type { TicketRotation } from '../tickets/ticket-rotation.ts'
 import { type Requester, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
-import { STATE_VERSION } from '../../ipc/state-version.ts'
+import { CARRIED_PARTS, STATE_VERSION } from '../../ipc/state-version.ts'
 
 /** Time for kept output to be written, in ms; the rest crosses exec. And for a step that has begun to end. */
 const OUTPUT_SETTLE_MS = 250
@@ -111,7 +111,7 @@ export class ReloadPreparation {
       this.#program.enterFolder()
       const next = await this.#readNext()
       const program = this.#program.forReload()
-      const problem = await this.#check(program)
+      const { problem, takes } = await this.#check(program)
       const cancelIfStopping = () => {
         if (operationLock.activity === 'reload') return false
         spare.end()
@@ -124,7 +124,7 @@ export class ReloadPreparation {
       // Read the rest of partially received messages first.
       await workerPool.becomeQuiet()
       if (cancelIfStopping()) return
-      why = problem ?? (await this.#executeQuietly(program, requests, next))
+      why = problem ?? (await this.#executeQuietly(program, requests, next, takes))
       if (cancelIfStopping()) return
     } catch (error) {
       why = describeError(error)
@@ -164,10 +164,8 @@ export class ReloadPreparation {
   /**
    * The program that runs this process needs no check: it has loaded, and has accepted the configuration. Its next worker loads while this
    * process executes it.
-   *
-   * @returns the problem, or undefined
    */
-  async #check(program: CommandLine): Promise<string | undefined> {
+  async #check(program: CommandLine): Promise<CheckedProgram> {
     const { activeConfig, spare } = this.#parts
     if (!this.#program.isRunning(program) || !this.#programFiles.areUnchanged) {
       // It runs the old program.
@@ -180,7 +178,7 @@ export class ReloadPreparation {
       // The next program starts one, or the reload fails there.
       this.#parts.log.logger.warn({ err: error }, 'a worker could not be started early')
     }
-    return undefined
+    return { problem: undefined, takes: CARRIED_PARTS }
   }
 
   /**
@@ -191,6 +189,7 @@ export class ReloadPreparation {
     program: CommandLine,
     requests: readonly ReloadRequest[],
     next: string,
+    takes: readonly string[],
   ): Promise<string> {
     const { workerPool, operationLock } = this.#parts
     writeCompiledCode()
@@ -202,7 +201,7 @@ export class ReloadPreparation {
         await workerPool.becomeQuiet()
       } while (!workerPool.quiet)
       return operationLock.activity === 'reload'
-        ? this.#execute(program, requests, next)
+        ? this.#execute(program, requests, next, takes)
         : 'the broker is stopping'
     } finally {
       restore()
@@ -210,7 +209,12 @@ export class ReloadPreparation {
   }
 
   /** Executes the next program. Returns only on failure, with the reason. */
-  #execute({ node, args }: CommandLine, requests: readonly ReloadRequest[], next: string): string {
+  #execute(
+    { node, args }: CommandLine,
+    requests: readonly ReloadRequest[],
+    next: string,
+    takes: readonly string[],
+  ): string {
     const { notifier, activeConfig, workerPool, counters, sessionHandover, store, spare } = this.#parts
     const { file, text } = activeConfig.settings
     const { waiting, ...carried } = this.#carried()
@@ -228,7 +232,7 @@ export class ReloadPreparation {
         candidate: next,
         sockets: activeConfig.sockets.state,
         pair: sessionHandover.numbers,
-        workers: [...workerPool.workers].map((worker) => worker.state),
+        workers: [...workerPool.workers].map((worker) => worker.stateWith(takes.includes('copies'))),
         known: workerPool.known,
         survivors: workerPool.carrySurvivors(),
         finishing: workerPool.finishing.state,

@@ -101,7 +101,11 @@ export function descriptorsOf(state: MasterState): number[] {
     ...[...workers, ...(spare === undefined ? [] : [spare])].flatMap(({ channel, stderr }) =>
       stderr === null ? [channel] : [channel, stderr],
     ),
-    ...workers.flatMap(({ copies }) => (copies === undefined ? [] : [copies.channel, copies.file])),
+    ...workers.flatMap(({ copies }) =>
+      copies === undefined
+        ? []
+        : [copies.channel, copies.file, ...(copies.kept?.copies ?? []).map(({ fd }) => fd)],
+    ),
     ...(survivors ?? []).map(({ fd }) => fd),
     ...(finishing ?? []).map(({ file }) => file),
   ]

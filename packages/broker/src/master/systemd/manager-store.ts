@@ -52,7 +52,7 @@ export class ManagerStore {
     return new ManagerStore(facts, poller, logger, { usable: stored.length > 0, stored, removed: [] })
   }
 
-  /** After exec: the workers send the copies of what waits again. */
+  /** After exec: the copies of what waits are stored again. */
   static resume(facts: ManagerFacts, poller: Poller, logger: Logger, state?: FdStoreState): ManagerStore {
     const store = new ManagerStore(facts, poller, logger, state)
     for (const name of state?.stored ?? []) if (parseName(name)?.kind !== 'listening') store.remove(name)

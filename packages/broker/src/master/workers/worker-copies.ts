@@ -13,6 +13,7 @@ import { Channel } from '../../ipc/channel.ts'
 import {
   type Account,
   clearMarks,
+  type Copy,
   type FromCopier,
   layoutSize,
   readMarks,
@@ -37,10 +38,15 @@ export interface Remains {
   readonly release: () => void
 }
 
-/** The part that crosses the master's exec: the copies are sent again. */
+/** The part that crosses the master's exec. */
 export interface WorkerCopiesState {
   readonly channel: number
   readonly file: number
+  /** Absent if the copies are to be sent again: one of the two programs is of an older version. */
+  readonly kept?: {
+    readonly layout: readonly Account[]
+    readonly copies: readonly (Omit<Survivor, 'fd'> & { readonly fd: number })[]
+  }
 }
 
 /** A second place for the copies of a worker, which has this key there (`workerKey`). */
@@ -96,16 +102,20 @@ export class WorkerCopies {
     return [new WorkerCopies(ends[0], file, poller, logger, ended, kept), [ends[1], file]]
   }
 
-  /** After exec: asks the worker for all copies again. Owns the descriptors. */
+  /** After exec. Owns the descriptors. */
   static adopt(
-    { channel, file }: WorkerCopiesState,
+    { channel, file, kept: saved }: WorkerCopiesState,
     poller: Poller,
     logger: Logger,
     ended: () => void,
     kept: KeptAs = NOT_KEPT,
   ): WorkerCopies {
     const copies = new WorkerCopies(new OwnedFd(channel), new OwnedFd(file), poller, logger, ended, kept)
-    copies.#channel.send({ type: 'again' })
+    if (saved === undefined) copies.#channel.send({ type: 'again' })
+    else {
+      copies.#know(saved.layout)
+      for (const { copy, fd } of saved.copies) copies.#keep(copy, new OwnedFd(fd))
+    }
     return copies
   }
 
@@ -157,8 +167,17 @@ export class WorkerCopies {
   }
 
   /** Undefined when there is nothing left to adopt. Its descriptors must stay open. */
-  get state(): WorkerCopiesState | undefined {
-    return this.open ? { channel: this.#channel.fd, file: this.#file.fd } : undefined
+  stateWith(copies: boolean): WorkerCopiesState | undefined {
+    if (!this.open) return undefined
+    const ends = { channel: this.#channel.fd, file: this.#file.fd }
+    return copies ? { ...ends, kept: { layout: this.#layout, copies: this.#saved() } } : ends
+  }
+
+  #saved() {
+    return [...this.#copies.entries()].flatMap(([slot, kept]) => {
+      const survivor = kept?.survivor(slot)
+      return survivor === undefined ? [] : [{ ...survivor, fd: survivor.fd.fd }]
+    })
   }
 
   /**
@@ -191,21 +210,25 @@ export class WorkerCopies {
   }
 
   #received(message: FromCopier, fds: readonly OwnedFd[]): void {
-    if (message.type === 'accounts') {
-      this.#layout = message.accounts
-      for (const account of message.accounts)
-        if (account.kind === 'listener' && !account.unix) this.#tcp.add(account.name)
-    } else if (message.type === 'wait') {
-      for (const [index, copy] of message.copies.entries()) {
-        const fd = fds[index] as OwnedFd
-        const origin = this.#originOf(copy.client)
-        const before = this.#copies[copy.slot]
-        if (before === undefined) this.#size += 1
-        else this.#close([[copy.slot, before]])
-        this.#copies[copy.slot] = new KeptCopy(copy, fd, origin)
-        this.#stored.add(copy, fd, origin.reachable)
-      }
-    } else this.#over(message.copies)
+    if (message.type === 'accounts') this.#know(message.accounts)
+    else if (message.type === 'wait')
+      for (const [index, copy] of message.copies.entries()) this.#keep(copy, fds[index] as OwnedFd)
+    else this.#over(message.copies)
+  }
+
+  #know(layout: readonly Account[]): void {
+    this.#layout = layout
+    for (const account of layout)
+      if (account.kind === 'listener' && !account.unix) this.#tcp.add(account.name)
+  }
+
+  #keep(copy: Copy, fd: OwnedFd): void {
+    const origin = this.#originOf(copy.client)
+    const before = this.#copies[copy.slot]
+    if (before === undefined) this.#size += 1
+    else this.#close([[copy.slot, before]])
+    this.#copies[copy.slot] = new KeptCopy(copy, fd, origin)
+    this.#stored.add(copy, fd, origin.reachable)
   }
 
   /** One object for all that have it in common. */

@@ -231,8 +231,12 @@ export class WorkerProcess {
     this.#process.signal(signal)
   }
 
-  /** For the next program to adopt it. Its descriptors must stay open. */
-  get state(): WorkerState {
+  /**
+   * For the next program to adopt it. Its descriptors must stay open.
+   *
+   * @param withCopies the next program takes what is copied; else it asks the worker for all of it again
+   */
+  stateWith(withCopies: boolean): WorkerState {
     const { number, pid, role, snapshot, backends, answers, succeeds } = this
     const numbers = { channel: this.#channel.fd, stderr: this.#process.numbers?.stderr ?? null }
     return {
@@ -244,7 +248,7 @@ export class WorkerProcess {
       backends,
       answers,
       succeeds,
-      copies: this.#copies?.state,
+      copies: this.#copies?.stateWith(withCopies),
       foreign: this.#foreign,
     }
   }
