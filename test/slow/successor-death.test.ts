@@ -2,7 +2,7 @@ import t from 'tap'
 import { startBackend } from '../support/backend.ts'
 import { startBroker } from '../support/broker.ts'
 import { eventually } from '../support/eventually.ts'
-import { masterStatus, onlyWorker, openSession } from '../support/operator.ts'
+import { ledger, masterStatus, onlyWorker, openSession, samples } from '../support/operator.ts'
 import { LIMIT } from '../support/limits.ts'
 import { signal } from '../support/signal.ts'
 import { visit } from '../support/visit.ts'
@@ -45,5 +45,54 @@ void t.test(
     const next = await startBackend(t, broker)
     t.match(await client.answer(), { status: 200, headers: { 'x-pid': String(next.pid) } })
     await onlyWorker(t, broker)
+  },
+)
+
+// The old worker had passed a client on, and forgot it. Its successor was killed before it had read it: the client was lost, and in no count.
+void t.test(
+  'what a successor has not taken when it is killed goes to the worker after it',
+  { timeout: LIMIT },
+  async (t) => {
+    const broker = await startBroker(t, {
+      config: {
+        // It is stopped for a while.
+        workerTimeout: '5m',
+        services: { web: { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } },
+      },
+    })
+    const stuck = await startBackend(t, broker)
+    await broker.backends(1)
+    stuck.kill('SIGSTOP')
+    const clients = [await visit(t, broker), await visit(t, broker)]
+    await eventually(
+      async () => (await serviceNow(broker, 'web')).inFlight === 2,
+      'they are with the stuck backend',
+    )
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    await session.ended
+    const workers = async (role: string) =>
+      (await masterStatus(t, broker)).workers.filter((worker) => worker.role === role).map(({ pid }) => pid)
+    const [old] = await workers('leaving')
+    const [successor] = await workers('serving')
+
+    signal(Number(successor), 'SIGSTOP')
+    stuck.kill('SIGKILL')
+    await eventually(() => {
+      broker.program.kill('SIGUSR2')
+      const status = broker.program
+        .messages()
+        .findLast(({ pid, msg }) => pid === old && msg === 'status: service')
+      return status?.['held'] === 0 && status['inFlight'] === 0
+    }, 'the old worker has passed them on')
+    signal(Number(successor), 'SIGKILL')
+    await eventually(async () => (await serviceNow(broker, 'web')).held === 2, 'they wait in the next one')
+    const next = await startBackend(t, broker)
+    for (const client of clients)
+      t.match(await client.answer(), { status: 200, headers: { 'x-pid': String(next.pid) } })
+    await onlyWorker(t, broker)
+    const { accepted, ended } = await ledger(broker)
+    t.equal(ended, accepted)
+    t.equal((await samples(broker)).get('baton_connections_total{service="web",outcome="lost"}') ?? 0, 0)
   },
 )

@@ -14,8 +14,8 @@ import {
 } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { Channel } from '../src/ipc/channel.ts'
-import { type FromCopier, readMarks, SERVICE_NUMBERS, type ToCopier } from '../src/ipc/copies.ts'
-import type { HeldClients, ToWorker } from '../src/ipc/messages.ts'
+import { type FromCopier, readMarks, type ToCopier } from '../src/ipc/copies.ts'
+import type { FromReceiver, HeldClients, ToWorker } from '../src/ipc/messages.ts'
 import { introduce } from '../src/master/workers/first-orders.ts'
 import { countedAsLost, sinceReport } from '../src/master/workers/last-accounts.ts'
 import { Survivors } from '../src/master/workers/survivors.ts'
@@ -199,12 +199,12 @@ void t.test('connections without an outcome are lost', { timeout: LIMIT }, async
   ])
 })
 
-/** Two survivors of a dead worker, and the channel of the next one. */
-async function succession(t: Test) {
+/** Survivors of a dead worker, and the channel of the next one. */
+async function succession(t: Test, clients = 2) {
   const stage = new Stage(t)
   const keeper = stage.copier.of('web')
-  for (let count = 0; count < 2; count += 1) keeper.keep(await stage.connection())
-  await eventually(() => stage.copies.size === 2, 'both are copied')
+  for (let count = 0; count < clients; count += 1) keeper.keep(await stage.connection())
+  await eventually(() => stage.copies.size === clients, 'all are copied')
   const remains = await stage.die()
   const lost: Survivor[] = []
   const survivors = new Survivors(stage.poller, silent, (closed) => lost.push(...closed))
@@ -215,7 +215,7 @@ async function succession(t: Test) {
     channel.close()
     theirs.close()
   })
-  const worker = Object.assign(channel, { pid: 1, alive: true }) as never
+  const worker = Object.assign(channel, { pid: 1, alive: true, succeeds: true }) as never
   return { poller: stage.poller, survivors, worker, theirs, lost }
 }
 
@@ -227,7 +227,7 @@ void t.test(
     theirs.close()
     survivors.pass(worker)
     await eventually(() => survivors.state.length === 2, 'the next worker can have them')
-    t.same(lost, [])
+    t.same(lost, [], 'none is lost')
     // Those without a next worker had no outcome.
     survivors.close()
     t.same(
@@ -237,29 +237,67 @@ void t.test(
   },
 )
 
-void t.test('survivors that a dead worker has not read are lost with it', { timeout: LIMIT }, async (t) => {
-  // They were in the kernel: neither the worker nor the master counted them.
-  const { survivors, worker, theirs } = await succession(t)
+/** As the next worker has them: it reads `theirs`, and says how many messages with connections it takes. */
+function receive(poller: Poller, theirs: OwnedFd, taken: number) {
+  const got: number[] = []
+  let numbered = 0
+  const channel = new Channel<ToWorker, never>(theirs, poller, {
+    message: (_, [end]) => {
+      const pair = new Channel<HeldClients, FromReceiver>(end as OwnedFd, poller, {
+        message: ({ clients, number = 0 }, fds) => {
+          numbered += 1
+          for (const fd of fds) fd.close()
+          if (numbered > taken) return
+          got.push(clients.length)
+          pair.send({ type: 'taken', number })
+        },
+        ended: () => {},
+      })
+      pairs.push(pair)
+    },
+    ended: () => {},
+  })
+  const pairs: Channel<HeldClients, FromReceiver>[] = []
+  const die = () => {
+    channel.close()
+    for (const pair of pairs) pair.close()
+  }
+  return { got, die, read: () => numbered }
+}
+
+void t.test(
+  'what the next worker has not taken when it dies is here again, and nothing else',
+  { timeout: LIMIT },
+  async (t) => {
+    // It was in the kernel, between two processes: its clients were lost, and in no count.
+    const { poller, survivors, worker, theirs } = await succession(t, 40)
+    survivors.pass(worker)
+    const { got, die, read } = receive(poller, theirs, 1)
+    await eventually(() => read() === 2, 'it has read both messages')
+    t.same(got, [32], 'and has taken the first')
+    let reclaimed = false
+    die()
+    survivors.reclaim(worker, () => (reclaimed = true))
+    t.equal(reclaimed, false)
+    await eventually(() => reclaimed, 'its end is read')
+    t.equal(survivors.receiver, undefined)
+    t.same(
+      survivors.state.map(({ copy }) => copy.order),
+      [33, 34, 35, 36, 37, 38, 39, 40],
+    )
+    survivors.close()
+  },
+)
+
+void t.test('survivors that the next worker has taken are its own', { timeout: LIMIT }, async (t) => {
+  const { poller, survivors, worker, theirs } = await succession(t)
   survivors.pass(worker)
-  await eventually(() => survivors.receiver === undefined, 'the kernel has them')
-  theirs.close()
-  survivors.reclaim(worker)
-  const layout = [{ kind: 'service', name: 'web' }] as const
-  const accountsOf = (movedIn: number) => {
-    const numbers = new Float64Array(SERVICE_NUMBERS)
-    numbers[SERVICE_NUMBERS - 2] = movedIn
-    return { survivors: [], accounts: { layout, numbers } }
-  }
-  const passed = survivors.passedTo(worker)
-  for (const [movedIn, lost] of [
-    [0, 2],
-    [2, 2],
-  ] as const) {
-    const added = sinceReport(accountsOf(movedIn), [], passed)
-    t.match(added, [{ values: [{ labels: { service: 'web', outcome: 'lost' }, value: lost }] }])
-  }
-  survivors.forget(worker)
-  t.same(sinceReport(accountsOf(0), [], survivors.passedTo(worker)), [])
+  const { got, die } = receive(poller, theirs, 1)
+  await eventually(() => survivors.receiver === undefined, 'it has taken them')
+  t.same(got, [2])
+  die()
+  await new Promise<void>((resolve) => survivors.reclaim(worker, resolve))
+  t.same(survivors.state, [])
 })
 
 void t.test(
@@ -415,6 +453,7 @@ void t.test('survivors go on while this process has hardly a descriptor', { time
   for (const filler of fillers.splice(-2)) filler.close()
   survivors.pass(worker)
   // The same for a worker that is replaced: duplicates of the ends could not be made, and its successor served already.
+  fillers.pop()?.close()
   const pair = socketpair('stream')
   introduce(worker, worker, pair, [], 1000)
   t.ok(pair.every(({ closed }) => closed))
@@ -435,6 +474,6 @@ void t.test('survivors go on while this process has hardly a descriptor', { time
     ended: () => {},
   })
   t.teardown(() => received.close())
-  await eventually(() => clients === 2 && types.length === 3, 'both have arrived')
-  t.same(types, ['peer', 'peer', 'finish'])
+  await eventually(() => clients === 2 && types.length === 4, 'both have arrived')
+  t.same(types, ['peer', 'successor', 'peer', 'finish'])
 })

@@ -26,7 +26,7 @@ export interface ChannelHost<In extends Message> {
   ended(error: Error | undefined): void
   /**
    * Called before each read: whether this process has enough free descriptors for a message (the kernel drops those that do not fit).
-   * While it returns false, nothing is read. Only for channels on which this end sends nothing. Default: always true.
+   * While it returns false, nothing is read. Default: always true.
    */
   room?(): boolean
 }
@@ -57,6 +57,8 @@ interface Outgoing {
   bytes: Buffer
   /** Owned by the channel until the first byte has been sent. */
   fds: OwnedFd[]
+  /** Instead of `fds`: of the caller of `lend`. */
+  lent?: readonly BorrowedFd[]
   readonly unsent: Unsent | undefined
 }
 
@@ -131,6 +133,15 @@ export class Channel<In extends Message, Out extends Message> {
   }
 
   /**
+   * Like `send`, without duplicates: the caller keeps the descriptors open until the other end has answered, or the channel has ended.
+   */
+  lend(message: Out, fds: readonly BorrowedFd[]): void {
+    if (this.#ended) return
+    this.#outgoing.push({ bytes: encode(message, fds.length), fds: [], lent: fds, unsent: undefined })
+    if (this.#outgoing.length === 1) this.#flush()
+  }
+
+  /**
    * Like `send`, but only if the kernel takes the descriptors at once, so that none is duplicated.
    *
    * @returns false, and nothing was sent: earlier messages wait, the kernel has no room, or the channel has ended
@@ -177,22 +188,23 @@ export class Channel<In extends Message, Out extends Message> {
   #flush(): void {
     try {
       for (let head = this.#outgoing[0]; head !== undefined; head = this.#outgoing[0]) {
-        const fds = head.fds.map(({ fd }) => fd)
+        const fds = head.lent ?? head.fds.map(({ fd }) => fd)
         const sent = this.#sendSome(head.bytes, fds)
         // The kernel attaches the descriptors to the first byte.
+        head.lent = []
         for (const fd of head.fds.splice(0)) fd.close()
         head.bytes = head.bytes.subarray(sent)
         if (head.bytes.length === 0) this.#outgoing.shift()
       }
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      if (error.code === 'EAGAIN') return this.#watch.modify(EPOLLIN | EPOLLOUT)
+      if (error.code === 'EAGAIN') return this.#watchFor(EPOLLOUT)
       if (['ETOOMANYREFS', 'ENOBUFS', 'ENOMEM'].includes(error.code)) return this.#retryLater()
       // EPIPE: read what the other end has sent; EOF follows and ends the channel.
       this.#broken = true
       drop(this.#outgoing.splice(0))
     }
-    this.#watch.modify(EPOLLIN)
+    this.#watchFor(0)
     for (const resolve of this.#drained.splice(0)) resolve()
   }
 
@@ -243,13 +255,19 @@ export class Channel<In extends Message, Out extends Message> {
   }
 
   #waitForRoom(): void {
-    // A hang-up is always reported; EPOLLONESHOT limits that to once.
-    this.#watch.modify(EPOLLONESHOT)
     this.#untilRoom = setTimeout(() => {
       this.#untilRoom = undefined
-      this.#watch.modify(EPOLLIN)
+      this.#watchFor(this.#outgoing.length > 0 && this.#retry === undefined ? EPOLLOUT : 0)
       this.#receive()
     }, ROOM_PAUSE_MS)
+    this.#watchFor(this.#outgoing.length > 0 && this.#retry === undefined ? EPOLLOUT : 0)
+  }
+
+  /** @param output EPOLLOUT if something waits for room in the kernel */
+  #watchFor(output: number): void {
+    if (this.#untilRoom === undefined) this.#watch.modify(EPOLLIN | output)
+    // A hang-up is always reported; EPOLLONESHOT limits that to once.
+    else this.#watch.modify(output === 0 ? EPOLLONESHOT : output)
   }
 
   #decode(): void {

@@ -149,7 +149,8 @@ export type ToWorker =
   | { readonly type: 'release'; readonly reason: string }
   /**
    * Attached: the socket of the `finish` that is about to come. If the master is killed before, the successor says on it that it goes on
-   * (`Heir`), and this is that `finish`; if the socket ends without a word, there is no successor. Sent only to a worker that knows it.
+   * (`heir`), and this is that `finish`; if the socket ends without a word, there is no successor. Sent only to a worker that knows it, and then the
+   * successor says what it has taken.
    */
   | { readonly type: 'successor'; readonly removed: readonly string[]; readonly deadline: number }
   /**
@@ -286,12 +287,16 @@ export const MAX_CLIENTS = 32
 export interface HeldClients {
   readonly type: 'held'
   readonly clients: readonly HeldClient[]
+  /** Counts the messages. The receiver says `taken` before it does anything with them. Absent from one that does not wait for that. */
+  readonly number?: number
 }
 
-/** The other way: from a worker that goes on without a master to the one that it was about to replace. */
-export interface Heir {
-  readonly type: 'heir'
-}
+/** The other way. */
+export type FromReceiver =
+  /** All up to the message with this number are its own now. */
+  | { readonly type: 'taken'; readonly number: number }
+  /** It goes on without a master, and would have replaced the worker at the other end. */
+  | { readonly type: 'heir' }
 
 /** A socket address of a client. */
 export interface HeldAddress {

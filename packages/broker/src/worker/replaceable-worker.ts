@@ -104,8 +104,11 @@ export interface ReplaceableWorker extends Worker {
     neighbours: {
       /** Settles when no more clients will arrive from older workers. */
       readonly predecessors: Promise<unknown>
-      /** To be called when no more clients will be sent to the successor. Resolves when it has received all of them. */
-      readonly settled: () => Promise<void>
+      /**
+       * To be called when all clients have been sent to the successor. Resolves when it has taken all of them, or with false if it has died before, and
+       * some are here again.
+       */
+      readonly settled: () => Promise<boolean>
       /** Resolves when the master has answered all reload requests, whose connections to the admin server are still open. */
       readonly answered: () => Promise<unknown>
     },

@@ -14,14 +14,7 @@ import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
-import {
-  type FromWorker,
-  type HeldClients,
-  type Heir,
-  type SocketRole,
-  type ToWorker,
-  WORKER_CHANNEL,
-} from '../ipc/messages.ts'
+import { type FromWorker, type SocketRole, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
 import { unpack, unpackConfig } from '../config/packed.ts'
@@ -40,6 +33,7 @@ import { brokerFacts } from './view.ts'
 import { Predecessors } from './succession/predecessors.ts'
 import { Questions } from './questions.ts'
 import { logStatus } from './status-log.ts'
+import type { Transfer } from '../ipc/transfer.ts'
 import { PARKED_AT_A_TIME, Successors } from './succession/successors.ts'
 import type { ReplaceableWorker } from './replaceable-worker.ts'
 import { createWorker } from './worker.ts'
@@ -190,8 +184,11 @@ export class SupervisedWorker {
         this.#heir = { socket: fds[0] as OwnedFd, order: message }
         return
       case 'finish': {
-        const socket = fds[0] ?? this.#takeHeir()?.socket
-        return socket && this.#finish(message, this.#successors.connect(socket))
+        const [attached] = fds
+        const socket = attached ?? this.#takeHeir()?.socket
+        // One that comes with this order is from a master that may start successors of an older version.
+        const confirms = attached === undefined
+        return socket && this.#finish(message, this.#successors.connect(socket, confirms))
       }
       case 'stop':
         return message.leave === true ? this.#leave(message.deadline) : this.#stop(message.deadline)
@@ -337,21 +334,21 @@ export class SupervisedWorker {
     return heir
   }
 
-  async #finish({ removed, deadline }: Finish, channel: Channel<Heir, HeldClients>): Promise<void> {
+  async #finish({ removed, deadline }: Finish, transfer: Transfer): Promise<void> {
     const worker = this.#worker
     const isFirst = !this.#ending
-    if (worker === undefined || (!isFirst && !this.#successors.mayFollow)) return channel.close()
+    if (worker === undefined || (!isFirst && !this.#successors.mayFollow)) return transfer.close()
     this.#ending = true
     // The listening sockets are the successor's.
     this.#keepEstate(undefined, [])
-    const successor = this.#successors.follow(channel)
+    const successor = this.#successors.follow(transfer)
     if (!isFirst) return worker.handOver(successor)
     await worker.finish(removed, successor, deadline, {
       predecessors: this.#predecessors.gone(),
-      settled: () => this.#successors.end(),
+      settled: () => this.#successors.settled(),
       answered: () => this.#questions.reloadsAnswered(),
     })
-    await this.#successors.end()
+    this.#successors.end()
     return this.#exit()
   }
 
@@ -377,7 +374,10 @@ export class SupervisedWorker {
     })
     await worker.finish([], successor, Math.max(1, deadline), {
       predecessors: this.#predecessors.gone(),
-      settled: () => copier.left(),
+      settled: async () => {
+        await copier.left()
+        return true
+      },
       answered: () => this.#questions.reloadsAnswered(),
     })
     await this.#exit()
@@ -428,14 +428,18 @@ export class SupervisedWorker {
     if (heir === undefined) return false
     let settle!: (isSucceeded: boolean) => void
     let isWaiting = true
+    let isGoingOn = false
     const said = new Promise<boolean>((resolve) => (settle = resolve))
-    const channel = this.#successors.connect(heir.socket, (isSucceeded) => {
+    const transfer = this.#successors.connect(heir.socket, true, (isSucceeded) => {
       settle(isSucceeded)
+      // Once it has gone on, its end is as any successor's.
+      if (isGoingOn) return
       // Once another master has this worker, it stays.
-      if (!isSucceeded || !(isWaiting || this.isUnclaimed)) return channel.close()
+      if (!isSucceeded || !(isWaiting || this.isUnclaimed)) return transfer.close()
+      isGoingOn = true
       this.#reception?.close()
       this.#reception = undefined
-      this.#finish(heir.order, channel).catch((error: unknown) => this.#fail(error))
+      this.#finish(heir.order, transfer).catch((error: unknown) => this.#fail(error))
     })
     const timer = setTimeout(() => settle(false), HEIR_TIMEOUT_MS)
     const isSucceeded = await said

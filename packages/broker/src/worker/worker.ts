@@ -412,12 +412,22 @@ export function createWorker(
       history.close()
       const all = [...services.values()]
       await settledWithin(predecessors, deadline)
-      await settledWithin(
-        doorways.empty().then(() => Promise.all(all.map((service) => service.idle()))),
-        Math.max(0, end - performance.now()),
-      )
-      await Promise.all(all.map((service) => service.letGo()))
-      const passed = Promise.all(all.map((service) => service.moved())).then(settled)
+      const passOn = async () => {
+        await settledWithin(
+          doorways.empty().then(() => Promise.all(all.map((service) => service.idle()))),
+          Math.max(0, end - performance.now()),
+        )
+        await Promise.all(all.map((service) => service.letGo()))
+      }
+      await passOn()
+      const passed = (async () => {
+        for (;;) {
+          await Promise.all(all.map((service) => service.moved()))
+          if (await settled()) return
+          // Until there is another successor.
+          await passOn()
+        }
+      })()
       const left = Math.max(0, end - performance.now())
       await drainedWithin(left)
       await answered()

@@ -84,5 +84,5 @@ export class FinishingWorkers {
 /** @param isOver what has no outcome is lost */
 function counted({ snapshot, layout, file }: FinishingWorker, isOver: boolean): readonly MetricSnapshot[] {
   const accounts = { layout, numbers: readNumbers(file, layoutSize(layout)) }
-  return [snapshot, sinceReport({ accounts, survivors: [] }, snapshot, undefined, isOver)]
+  return [snapshot, sinceReport({ accounts, survivors: [] }, snapshot, isOver)]
 }

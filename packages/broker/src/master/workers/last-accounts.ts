@@ -2,7 +2,6 @@ import { HANDBACK_KINDS, OUTCOMES } from '../../metrics/labels.ts'
 import { type Copy, FIRST_REASONS } from '../../ipc/copies.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import type { Survivor } from './kept-copy.ts'
-import type { Passed } from './survivors.ts'
 import type { Remains } from './worker-copies.ts'
 
 /** The outcome of connections that a worker owned when it was killed, and of those whose outcome it could not count any more. */
@@ -23,14 +22,12 @@ interface Value {
  * one nor survive are lost.
  *
  * @param reported its last report
- * @param passed connections that the master has passed to it: those that it has not read are lost as well
  * @param isOver false while it lives: nothing is lost yet
  * @returns to be added to it
  */
 export function sinceReport(
   { accounts, survivors }: Pick<Remains, 'accounts' | 'survivors'>,
   reported: MetricSnapshot,
-  passed?: Passed,
   isOver = true,
 ): MetricSnapshot {
   const added = new Map<string, Value[]>(
@@ -60,7 +57,7 @@ export function sinceReport(
       let left = peeked.get(listener) ?? 0
       for (const reason of account.reasons ?? FIRST_REASONS)
         left -= count(UNROUTED, { listener, reason }, next())
-      left += Math.max(next(), passed?.listeners.get(listener) ?? 0)
+      left += next()
       peeked.set(listener, left - next())
       continue
     }
@@ -68,7 +65,7 @@ export function sinceReport(
     for (const outcome of OUTCOMES) balance(service, -count(CONNECTIONS, { service, outcome }, next()))
     for (const kind of HANDBACK_KINDS)
       balance(service, count(HANDED_BACK, { service, kind, result: 'taken' }, next()))
-    balance(service, Math.max(next(), passed?.services.get(service) ?? 0))
+    balance(service, next())
     balance(service, -next())
   }
   if (!isOver) return snapshotOf(added, reported)

@@ -1,8 +1,8 @@
 import { NativeError, OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { Channel } from '../../ipc/channel.ts'
 import type { Copy } from '../../ipc/copies.ts'
-import type { HeldClient, HeldClients } from '../../ipc/messages.ts'
+import type { HeldClient } from '../../ipc/messages.ts'
+import { Transfer } from '../../ipc/transfer.ts'
 import type { Survivor } from './kept-copy.ts'
 import { closeCopies } from './worker-copies.ts'
 import type { WorkerProcess } from './worker-process.ts'
@@ -10,18 +10,12 @@ import type { WorkerProcess } from './worker-process.ts'
 /** Maximum clients per message, as between workers. */
 const MAX_CLIENTS = 32
 
-/** How many connections a worker was given here, by service, and by listener where the service is not chosen yet. */
-export interface Passed {
-  readonly services: Map<string, number>
-  readonly listeners: Map<string, number>
-}
-
 /** The survivors that cross the master's exec. */
 export type SurvivorsState = readonly (Omit<Survivor, 'fd'> & { readonly fd: number })[]
 
 /**
- * Connections that have outlived their worker, until the next one serves: then they go there as from a predecessor. Owns them until the kernel
- * has them. Those that can go to no worker are lost.
+ * Connections that have outlived their worker, until the next one serves: then they go there as from a predecessor. Owns them until it has
+ * taken them. Those that can go to no worker are lost.
  */
 export class Survivors {
   readonly #poller: Poller
@@ -30,8 +24,9 @@ export class Survivors {
   #waiting: Survivor[] = []
   /** See `Remains.release`. */
   #releases: (() => void)[] = []
-  readonly #passing = new Map<Channel<never, HeldClients>, WorkerProcess>()
-  readonly #passed = new Map<WorkerProcess, Passed>()
+  readonly #passing = new Map<Transfer, WorkerProcess>()
+  /** Of workers that have ended, while what they have taken is not read yet. */
+  readonly #reclaiming: (() => void)[] = []
 
   /** @param onLost called with those that were closed here: no worker counts their outcome */
   constructor(poller: Poller, logger: Logger, onLost: (survivors: readonly Survivor[]) => void) {
@@ -83,70 +78,43 @@ export class Survivors {
     const [theirs, ours] = ends
     // Itself, not a duplicate, for which there may be no room.
     worker.give({ type: 'peer' }, [theirs])
-    const channel: Channel<never, HeldClients> = new Channel<never, HeldClients>(ours, this.#poller, {
-      message: () => {},
-      ended: () => void this.#passing.delete(channel),
+    const transfer = new Transfer(ours, this.#poller, worker.succeeds, {
+      ended: () => this.#over(transfer),
     })
-    this.#passing.set(channel, worker)
+    this.#passing.set(transfer, worker)
     const survivors = this.#waiting.splice(0)
     const now = Number(process.hrtime.bigint()) / 1e6
     for (let from = 0; from < survivors.length; from += MAX_CLIENTS) {
       const batch = survivors.slice(from, from + MAX_CLIENTS)
-      channel.give(
-        { type: 'held', clients: batch.map(({ copy }) => clientOf(copy, now)) },
+      transfer.send(
+        batch.map(({ copy }) => clientOf(copy, now)),
         batch.map(({ fd }) => fd),
         // The worker died before: the next one gets them.
-        (fds) => {
-          this.#count(worker, batch, -1)
-          this.add(batch.map((survivor, index) => ({ ...survivor, fd: fds[index] as OwnedFd })))
-        },
+        (fds) => this.add(batch.map((survivor, index) => ({ ...survivor, fd: fds[index] as OwnedFd }))),
       )
-      this.#count(worker, batch, 1)
     }
     this.#logger.info(
       { clients: survivors.length, workerPid: worker.pid },
       'waiting clients of the dead worker go to the next one',
     )
-    void this.#end(channel)
+    void this.#end(transfer)
   }
 
-  /** The worker has ended: what it was not sent yet comes back in a microtask. */
-  reclaim(worker: WorkerProcess): void {
-    for (const [channel, receiver] of this.#passing) {
-      if (receiver !== worker) continue
-      channel.close()
-      this.#passing.delete(channel)
-    }
+  async #end(transfer: Transfer): Promise<void> {
+    await transfer.settled()
+    transfer.close()
+    this.#over(transfer)
   }
 
-  /** Connections that the kernel has taken for this worker, read or not. */
-  passedTo(worker: WorkerProcess): Passed | undefined {
-    return this.#passed.get(worker)
+  /** The worker has ended. @param reclaimed called, never within this call, once what it has not taken is here again */
+  reclaim(worker: WorkerProcess, reclaimed: () => void): void {
+    if (![...this.#passing.values()].includes(worker)) return queueMicrotask(reclaimed)
+    this.#reclaiming.push(() => this.reclaim(worker, reclaimed))
   }
 
-  /** It has ended, and its accounts are read. */
-  forget(worker: WorkerProcess): void {
-    this.#passed.delete(worker)
-  }
-
-  #count(worker: WorkerProcess, survivors: readonly Survivor[], by: 1 | -1): void {
-    const passed = this.#passed.get(worker) ?? { services: new Map(), listeners: new Map() }
-    this.#passed.set(worker, passed)
-    for (const { copy } of survivors) {
-      const { client } = copy
-      const [counts, name] =
-        client.peeked === undefined
-          ? [passed.services, client.resume?.service ?? client.service]
-          : [passed.listeners, client.listener]
-      counts.set(name, (counts.get(name) ?? 0) + by)
-    }
-  }
-
-  /** Once the kernel has all of them. */
-  async #end(channel: Channel<never, HeldClients>): Promise<void> {
-    await channel.sent()
-    channel.close()
-    this.#passing.delete(channel)
+  #over(transfer: Transfer): void {
+    if (!this.#passing.delete(transfer)) return
+    for (const again of this.#reclaiming.splice(0)) again()
   }
 
   /** Closes those that no worker will take. */

@@ -588,9 +588,8 @@ export class WorkerPool {
       this.#conditions.check()
     },
     ended: (worker: WorkerProcess, exit: ProcessExit) => {
-      // Connections that have not reached it come back in a microtask, before its accounts are read.
-      this.#survivors.reclaim(worker)
-      queueMicrotask(() => this.#ended(worker, exit))
+      // Connections that it has not taken come back before its accounts are read.
+      this.#survivors.reclaim(worker, () => this.#ended(worker, exit))
     },
   }
 
@@ -601,10 +600,9 @@ export class WorkerPool {
     // Connections that are left to the next start stay as they are, until this process ends.
     const remains = this.#isLeaving ? undefined : worker.takeRemains()
     if (remains !== undefined) {
-      this.#counters.keep(sinceReport(remains, worker.snapshot, this.#survivors.passedTo(worker)))
+      this.#counters.keep(sinceReport(remains, worker.snapshot))
       this.#survivors.add(remains.survivors, remains.release)
     }
-    this.#survivors.forget(worker)
     this.#host.ended()
     const expected = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }

@@ -2,7 +2,7 @@ import { ulidToBytes } from '@baton/backend-sdk/protocol'
 import type { OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
-import { type HeldClients, type Heir, MAX_CLIENTS } from '../../ipc/messages.ts'
+import { type FromReceiver, type HeldClients, MAX_CLIENTS } from '../../ipc/messages.ts'
 import { FIRST_INHERITED, IdleClient, InheritedClient } from '../connection/connection.ts'
 import { monotonic } from '../copies/held-client.ts'
 import { blockOf } from '../copies/held-state.ts'
@@ -19,7 +19,7 @@ export class Predecessors {
   readonly #logger: Logger
   readonly #worker: () => ReplaceableWorker | undefined
   /** Pending until each has sent its last client. */
-  readonly #leaving = new Map<Channel<HeldClients, Heir>, Promise<void>>()
+  readonly #leaving = new Map<Channel<HeldClients, FromReceiver>, Promise<void>>()
   /** Of their connections: one object for all of a listener, because thousands may be parked. */
   readonly #listeners = new Map<string, Listening>()
   #inherited = FIRST_INHERITED
@@ -42,25 +42,37 @@ export class Predecessors {
 
   /** Owns `socket`. The worker at the other end closes it when it has no more connections. */
   connect(socket: OwnedFd): void {
-    let over!: () => void
+    let over!: (inherited: Promise<void>) => void
     const end = new Promise<void>((resolve) => (over = resolve))
     const reserve = sharedReserve()
-    const channel: Channel<HeldClients, Heir> = new Channel(socket, this.#poller, {
+    /** Everything received so far is inherited. */
+    let inherited = Promise.resolve()
+    let isDelayed = false
+    const channel: Channel<HeldClients, FromReceiver> = new Channel(socket, this.#poller, {
       // Clients accepted here may have filled the descriptor table.
       room: () => reserve.fits(channel.fd, MAX_CLIENTS),
-      message: ({ clients }, fds) => {
-        for (const [index, client] of clients.entries()) this.#inherit(client, fds[index] as OwnedFd)
-        this.#worker()?.flush()
+      message: ({ clients, number }, fds) => {
+        const taken = number === undefined || channel.sendNow({ type: 'taken', number }, [])
+        if (taken && !isDelayed) return this.#inheritAll(clients, fds)
+        // The other end has not read for long, or is gone: nothing is done with them before it can know that it does not have them any more.
+        if (!taken) channel.send({ type: 'taken', number })
+        isDelayed = true
+        inherited = inherited.then(() => channel.sent()).then(() => this.#inheritAll(clients, fds))
       },
       ended: (error) => {
         if (error !== undefined)
           this.#logger.error({ error: error.message }, 'held clients from the previous worker were lost')
         channel.close()
         this.#leaving.delete(channel)
-        over()
+        over(inherited)
       },
     })
     this.#leaving.set(channel, end)
+  }
+
+  #inheritAll(clients: readonly Held[], fds: readonly OwnedFd[]): void {
+    for (const [index, client] of clients.entries()) this.#inherit(client, fds[index] as OwnedFd)
+    this.#worker()?.flush()
   }
 
   #inherit(client: Held, fd: OwnedFd): void {

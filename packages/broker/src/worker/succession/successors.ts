@@ -1,6 +1,6 @@
 import type { OwnedFd, Poller } from '@baton/native-sendmsg'
-import { Channel } from '../../ipc/channel.ts'
-import { type HeldClients, type Heir, MAX_CLIENTS } from '../../ipc/messages.ts'
+import { MAX_CLIENTS } from '../../ipc/messages.ts'
+import { Transfer } from '../../ipc/transfer.ts'
 import { stateBytes } from '../connection/resume-state.ts'
 import { heldClient } from '../copies/held-client.ts'
 import type { Successor, Waiting } from '../service/hand-over.ts'
@@ -16,9 +16,11 @@ export const PARKED_AT_A_TIME = 128
 export class Successors {
   readonly #poller: Poller
   readonly #worker: () => ReplaceableWorker | undefined
-  readonly #channels: Channel<Heir, HeldClients>[] = []
+  readonly #transfers: Transfer[] = []
   /** No more clients will be sent. */
   #hasEnded = false
+  /** Messages whose connections have come back. */
+  #returned = 0
 
   constructor(poller: Poller, worker: () => ReplaceableWorker | undefined) {
     this.#poller = poller
@@ -27,45 +29,62 @@ export class Successors {
 
   /** Whether there has been one, and there may be another. */
   get mayFollow(): boolean {
-    return this.#channels.length > 0 && !this.#hasEnded
+    return this.#transfers.length > 0 && !this.#hasEnded
   }
 
-  /** Owns `socket`. @param settle called once, when the successor has said that it goes on (`Heir`), or is gone */
-  connect(socket: OwnedFd, settle = (_isSucceeded: boolean): void => {}): Channel<Heir, HeldClients> {
-    return new Channel<Heir, HeldClients>(socket, this.#poller, {
-      message: () => settle(true),
+  /**
+   * Owns `socket`.
+   *
+   * @param confirms see `Transfer`
+   * @param settle called when the successor has said that it goes on without a master, or is gone
+   */
+  connect(socket: OwnedFd, confirms: boolean, settle = (_isSucceeded: boolean): void => {}): Transfer {
+    return new Transfer(socket, this.#poller, confirms, {
+      goesOn: () => settle(true),
       ended: () => settle(false),
     })
   }
 
-  /** Connections of each service go there from now on. Owns `channel`. */
-  follow(channel: Channel<Heir, HeldClients>): (service: string) => Successor {
-    this.#channels.push(channel)
+  /** Connections of each service go there from now on. Owns `transfer`. */
+  follow(transfer: Transfer): (service: string) => Successor {
+    this.#transfers.push(transfer)
     return (service) => ({
       slice: PARKED_AT_A_TIME,
-      pass: (connections) => this.#pass(channel, service, connections),
-      whenReady: (callback) => void channel.sent().then(() => setImmediate(callback)),
+      pass: (connections) => this.#pass(transfer, service, connections),
+      whenReady: (callback) => void transfer.room().then(() => setImmediate(callback)),
     })
   }
 
-  /** No more clients will be sent: closes the channels once everything queued has been written. */
-  async end(): Promise<void> {
-    this.#hasEnded = true
-    for (const channel of this.#channels) {
-      await channel.sent()
-      channel.close()
-    }
+  /**
+   * Resolves when nothing is on its way any more. If all of it was taken, no more clients will be sent.
+   *
+   * @returns false if some came back: they wait here, or are on their way to the next one
+   */
+  async settled(): Promise<boolean> {
+    const before = this.#returned
+    for (const transfer of this.#transfers) await transfer.settled()
+    if (this.#returned !== before) return false
+    this.end()
+    return true
   }
 
-  #pass(successor: Channel<Heir, HeldClients>, service: string, connections: readonly Waiting[]): boolean {
+  /** No more clients will be sent. */
+  end(): void {
+    this.#hasEnded = true
+    for (const transfer of this.#transfers) transfer.close()
+  }
+
+  #pass(successor: Transfer, service: string, connections: readonly Waiting[]): boolean {
     if (!successor.open) return false
     for (const batch of batches(connections)) {
       const clients = batch.map((connection) => heldClient(service, connection))
-      // The descriptors themselves, because there may be no room for duplicates.
-      successor.give(
-        { type: 'held', clients },
+      successor.send(
+        clients,
         batch.map(({ fd }) => fd),
-        (fds) => this.#worker()?.takeBack(service, batch, fds),
+        (fds) => {
+          this.#returned += 1
+          this.#worker()?.takeBack(service, batch, fds)
+        },
       )
     }
     return true
