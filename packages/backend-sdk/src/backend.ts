@@ -355,7 +355,7 @@ export class Backend extends EventEmitter<BackendEvents> {
       session.announceDrain(Number.isFinite(deadline) ? Math.round(deadline) : null, reason)
     process.nextTick(() => this.emit('drain', reason))
     const attachment = this.#attachment
-    attachment?.drain((socket) => this.#handBack.takes(socket))
+    attachment?.drain(this.#handBack)
     this.#handBack.drain()
     // Connections that the broker gives back are live here again.
     do {

@@ -88,6 +88,11 @@ export class HandBack {
     return socket === undefined || this.#adoption.canLeave(socket as Socket)
   }
 
+  /** Idle connections wait until there is room for them. */
+  get behind(): boolean {
+    return this.#more
+  }
+
   /** Registered: connections become due by these rules. */
   registered({ parkAfter }: WelcomeFrame): void {
     clearInterval(this.#parking)

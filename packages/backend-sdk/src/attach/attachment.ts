@@ -9,7 +9,7 @@ import { checkAttachable } from './attachable.ts'
 import { startConnectionTracking } from './connection-tracking.ts'
 import { AttachError } from './errors.ts'
 import { asIfFinished, betweenRequests, closeWhenQuiet } from './idle-connections.ts'
-import { isRequest, LastAnswers } from './last-answers.ts'
+import { type IdleTaker, isRequest, LastAnswers } from './last-answers.ts'
 import { isSession, LastStreams } from './last-streams.ts'
 import { OpenedSocket } from '../open-socket.ts'
 import { Overlay } from './overlay.ts'
@@ -106,9 +106,9 @@ export interface Attachment {
    * connection gets GOAWAY and closes after its open streams. Idle HTTP/1 connections are not cut (see `closeIdle`); WebSockets,
    * `net` and plain `tls` connections continue until they end. Includes connections that the server accepted itself.
    *
-   * @param handsBack whether this connection can be handed back when it is idle: it is not closed then. Asked again and again.
+   * @param taker of connections that are idle: they are not closed then
    */
-  drain(handsBack?: (socket: Duplex | undefined) => boolean): void
+  drain(taker?: IdleTaker): void
   /**
    * While draining: idle connections get a short time only, unless they can be handed back. To be called when that is no longer so.
    */
@@ -316,10 +316,16 @@ class ServerAttachment implements Attachment {
     return undefined
   }
 
-  drain(handsBack: (socket: Duplex | undefined) => boolean = () => false): void {
+  drain(taker?: IdleTaker): void {
     if (this.#answers.draining) return
-    this.#handsBack = (socket) => this.kind === 'http' && handsBack(socket)
-    this.#answers.drain((socket) => this.#handsBack(socket))
+    this.#handsBack = (socket) => this.kind === 'http' && taker?.takes(socket) === true
+    const handsBack = this.#handsBack
+    this.#answers.drain({
+      takes: handsBack,
+      get behind() {
+        return taker?.behind === true
+      },
+    })
     this.#streams.drain()
     this.#hooks.onDrain?.()
     this.#keepAlive = Reflect.get(this.server, 'keepAliveTimeout')

@@ -7,12 +7,20 @@ interface Exchange {
   newest: ServerResponse | undefined
   /** performance.now() when the last answer was over. */
   idleSince: number
-  /** Answers while draining that have left the connection open. */
+  /** Answers while draining that have left the connection open, although idle ones could leave. */
   kept: number
 }
 
 /** A connection on which the client always has the next request on its way is never idle: it ends with this answer. */
 const MAX_KEPT = 8
+
+/** Where idle connections go while draining. Asked again and again. */
+export interface IdleTaker {
+  /** Whether this connection (undefined: any) leaves when it is idle, and need not end here. */
+  takes(socket: Duplex | undefined): boolean
+  /** Idle connections wait until there is room for them: one that is still here need not be a busy one. */
+  readonly behind: boolean
+}
 
 /** Events with which an `http.Server` passes a request and its response to the app. */
 const REQUEST_EVENTS = new Set<string | symbol>(['request', 'checkContinue', 'checkExpectation'])
@@ -39,7 +47,7 @@ export class LastAnswers {
   readonly #exchanges = new Map<Duplex, Exchange>()
   readonly #onIdle: (socket: Duplex) => void
   #draining = false
-  #staysOpen: (socket: Duplex) => boolean = () => false
+  #taker: IdleTaker = { takes: () => false, behind: false }
 
   /** @param onIdle called when the answer to the newest request of a connection is over */
   constructor(onIdle: (socket: Duplex) => void = () => {}) {
@@ -86,11 +94,11 @@ export class LastAnswers {
   /**
    * A response whose head is already written keeps what it promised.
    *
-   * @param staysOpen checked when the head of a response is written: true if the connection can continue elsewhere
+   * @param taker asked when the head of a response is written
    */
-  drain(staysOpen: (socket: Duplex) => boolean): void {
+  drain(taker: IdleTaker): void {
     this.#draining = true
-    this.#staysOpen = staysOpen
+    this.#taker = taker
     for (const [socket, exchange] of this.#exchanges) {
       const { newest } = exchange
       if (newest && !newest.headersSent) this.#sayClose(socket, exchange, newest)
@@ -100,8 +108,8 @@ export class LastAnswers {
   #sayClose(socket: Duplex, exchange: Exchange, response: ServerResponse): void {
     addCloseIf(() => {
       if (exchange.newest !== response) return false
-      if (exchange.kept >= MAX_KEPT || !this.#staysOpen(socket)) return true
-      exchange.kept += 1
+      if (exchange.kept >= MAX_KEPT || !this.#taker.takes(socket)) return true
+      if (!this.#taker.behind) exchange.kept += 1
       return false
     }, response)
   }
