@@ -96,3 +96,57 @@ void t.test(
     t.equal((await samples(broker)).get('baton_connections_total{service="web",outcome="lost"}') ?? 0, 0)
   },
 )
+
+// The old worker had begun to end when they were in the kernel, and closed what came back.
+void t.test(
+  'idle connections that a successor has not taken stay open, and go to the worker after it',
+  { timeout: LIMIT },
+  async (t) => {
+    const broker = await startBroker(t, {
+      config: {
+        workerTimeout: '5m',
+        services: { web: { parkAfter: '0ms', ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } },
+      },
+    })
+    const giver = await startBackend(t, broker)
+    await broker.backends(1)
+    const clients = [await visit(t, broker), await visit(t, broker), await visit(t, broker)]
+    for (const client of clients) t.equal((await client.answer()).status, 200)
+    await broker.until(({ services }) => services[0]?.parked === 3, 'they are parked')
+    // The reload waits for it, in the old worker, when the other one is with the successor.
+    const stuck = await startBackend(t, broker)
+    await broker.backends(2)
+    stuck.kill('SIGSTOP')
+    const old = await onlyWorker(t, broker)
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    const registered = () =>
+      broker.program
+        .messages()
+        .findLast(
+          ({ pid, msg, peerPid }) => msg === 'backend registered' && pid !== old && peerPid === giver.pid,
+        )
+    await eventually(() => registered() !== undefined, 'a backend is with the successor')
+    const successor = Number(registered()?.['pid'])
+    signal(successor, 'SIGSTOP')
+    await eventually(() => {
+      broker.program.kill('SIGUSR2')
+      const status = broker.program
+        .messages()
+        .findLast(({ pid, msg }) => pid === old && msg === 'status: service')
+      return status?.['parked'] === 0
+    }, 'the old worker has passed them on')
+    const [first, ...others] = clients
+    first?.request('/meanwhile')
+    signal(successor, 'SIGKILL')
+    stuck.kill('SIGKILL')
+    t.match(await first?.answer(), { status: 200 })
+    for (const client of others) t.match(await client.get('/later'), { status: 200 })
+    await onlyWorker(t, broker)
+    await broker.until(({ services }) => services[0]?.inFlight === 0, 'at rest')
+    const outcomes = await samples(broker)
+    const of = (outcome: string) =>
+      outcomes.get(`baton_connections_total{service="web",outcome="${outcome}"}`) ?? 0
+    t.same([of('lost'), of('idle_closed')], [0, 0])
+  },
+)

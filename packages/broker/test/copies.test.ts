@@ -237,9 +237,14 @@ void t.test(
   },
 )
 
+function numbers(from: number, to: number): number[] {
+  return Array.from({ length: to - from + 1 }, (_, index) => from + index)
+}
+
 /** As the next worker has them: it reads `theirs`, and says how many messages with connections it takes. */
 function receive(poller: Poller, theirs: OwnedFd, taken: number) {
   const got: number[] = []
+  const ids: string[] = []
   let numbered = 0
   const channel = new Channel<ToWorker, never>(theirs, poller, {
     message: (_, [end]) => {
@@ -249,6 +254,7 @@ function receive(poller: Poller, theirs: OwnedFd, taken: number) {
           for (const fd of fds) fd.close()
           if (numbered > taken) return
           got.push(clients.length)
+          ids.push(...clients.map(({ id }) => id))
           pair.send({ type: 'taken', number })
         },
         ended: () => {},
@@ -262,7 +268,7 @@ function receive(poller: Poller, theirs: OwnedFd, taken: number) {
     channel.close()
     for (const pair of pairs) pair.close()
   }
-  return { got, die, read: () => numbered }
+  return { got, ids, die, read: () => numbered }
 }
 
 void t.test(
@@ -271,6 +277,8 @@ void t.test(
   async (t) => {
     // It was in the kernel, between two processes: its clients were lost, and in no count.
     const { poller, survivors, worker, theirs } = await succession(t, 40)
+    const all = survivors.state.map(({ copy }) => copy.client.id)
+    const taken = survivors.state.slice(0, 32).map((each) => ({ ...each, fd: dup(each.fd) }))
     survivors.pass(worker)
     const { got, die, read } = receive(poller, theirs, 1)
     await eventually(() => read() === 2, 'it has read both messages')
@@ -283,9 +291,18 @@ void t.test(
     t.equal(survivors.receiver, undefined)
     t.same(
       survivors.state.map(({ copy }) => copy.order),
-      [33, 34, 35, 36, 37, 38, 39, 40],
+      numbers(33, 40),
     )
-    survivors.close()
+    // The others, which it had taken, survive it as well, and are older.
+    survivors.add(taken)
+    const [last, lastTheirs] = socketpair('stream')
+    const third = new Channel<never, ToWorker>(last, poller, { message: () => {}, ended: () => {} })
+    t.teardown(() => third.close())
+    survivors.pass(Object.assign(third, { pid: 2, alive: true, succeeds: true }) as never)
+    const receiver = receive(poller, lastTheirs, 2)
+    t.teardown(receiver.die)
+    await eventually(() => survivors.receiver === undefined, 'the third one has all')
+    t.same(receiver.ids, all, 'in order of arrival')
   },
 )
 

@@ -33,14 +33,24 @@ class NextWorker implements Successor {
   alive = true
   #ready: (() => void)[] = []
 
-  pass(connections: readonly Waiting[]): boolean {
+  /** What it is passed is taken; otherwise `takes` says so later. */
+  takesAtOnce = true
+  #taken: (count: number) => void = () => {}
+
+  pass(connections: readonly Waiting[], taken: (count: number) => void): boolean {
     if (!this.alive) return false
+    this.#taken = taken
+    if (this.takesAtOnce) taken(connections.length)
     for (const connection of connections) {
       const to = 'idleUntil' in connection ? this.idle : this.waiting
       to.push(connection.fd.release())
       this.passed.push(connection)
     }
     return true
+  }
+
+  takes(count: number): void {
+    this.#taken(count)
   }
 
   whenReady(callback: () => void): void {
@@ -159,8 +169,10 @@ void t.test('parked connections move in slices, and each of them once', async (t
 void t.test('if the successor dies half way, the rest stays, and goes to the next one', async (t) => {
   const stage = new Stage(t)
   const next = new NextWorker()
+  next.takesAtOnce = false
   stage.park(250)
   stage.service.handOver(next)
+  next.takes(70)
   next.alive = false
   next.turn()
   t.equal(next.idle.length, 100)
@@ -168,7 +180,7 @@ void t.test('if the successor dies half way, the rest stays, and goes to the nex
   stage.event(FIRST_DESCRIPTOR + 200, 'G')
   t.equal(stage.service.held, 1, 'no backend is left here: the client waits')
 
-  // The last thirty, which had not reached it, come back, under numbers of its own.
+  // The last thirty, which it had not taken, come back, under numbers of its own.
   const lost = next.passed.slice(-30)
   stage.service.takeBack(
     lost,
@@ -203,6 +215,7 @@ void t.test('clients that wait come back from a dead successor as they were', as
   for (const fd of numbers(0, 2)) stage.event(fd, 'G')
   t.equal(stage.service.held, 2)
   const next = new NextWorker()
+  next.takesAtOnce = false
   stage.service.handOver(next)
   t.same([next.waiting, stage.service.held], [numbers(0, 2), 0])
   next.alive = false
@@ -216,6 +229,33 @@ void t.test('clients that wait come back from a dead successor as they were', as
   t.same(third.waiting, numbers(0, 2), 'in order')
   t.match(third.passed, [{ handedBack: 'idle' }, { handedBack: 'idle' }])
   t.equal(stage.service.serviceStats.movedOut, 2)
+})
+
+// The worker took them for gone when they were in the kernel, and closed what came back: idle clients of a successor that was killed at once.
+void t.test('what is under way may come back: until it is taken, nothing ends', async (t) => {
+  const stage = new Stage(t)
+  const next = new NextWorker()
+  next.takesAtOnce = false
+  stage.park(3)
+  stage.service.handOver(next)
+  t.equal(stage.service.parkedCount, 0)
+  const ended = { idle: false, moved: false }
+  void stage.service.idle().then(() => (ended.idle = true))
+  void stage.service.moved().then(() => (ended.moved = true))
+  await stage.service.drained()
+  await new Promise(setImmediate)
+  t.same(ended, { idle: false, moved: false })
+  next.alive = false
+  stage.service.takeBack(
+    next.passed,
+    next.idle.map((fd) => new Descriptor(fd)),
+  )
+  t.same([stage.service.parkedCount, stage.closed], [3, []], 'they wait here again')
+  const third = new NextWorker()
+  stage.service.handOver(third)
+  t.same(third.idle, numbers(0, 3))
+  await new Promise(setImmediate)
+  t.same(ended, { idle: true, moved: true })
 })
 
 void t.test('at a stop, those whose turn has not come are closed', async (t) => {

@@ -88,7 +88,7 @@ export class Channel<In extends Message, Out extends Message> {
   #ended = false
   /** The other end reads no more; what it has sent can still be read. */
   #broken = false
-  /** The kernel has reported that the other end closed without reading everything. It does so once, and before it delivers what that end had sent. */
+  /** The kernel has reported that the other end closed without reading everything. It does so once, as the end or before what that end had sent. */
   #wasReset = false
 
   /** Takes ownership of `socket`, one end of a connected pair. */
@@ -218,6 +218,7 @@ export class Channel<In extends Message, Out extends Message> {
   }
 
   #retryLater(): void {
+    this.#watchFor(0)
     this.#retry ??= setTimeout(() => {
       this.#retry = undefined
       this.#flush()

@@ -2,12 +2,18 @@ import { OwnedFd, type Poller } from '@baton/native-sendmsg'
 import { Channel } from './channel.ts'
 import type { FromReceiver, HeldClient, HeldClients } from './messages.ts'
 
-/** The connections of one message. */
+/** What becomes of the connections of one message: one of both, once, never within `send`. Either owns the descriptors, and closes those that it does not need. */
+export interface Fate {
+  /** The other end has them. Closing a descriptor here must not block: its open file may be a backend's by now. */
+  taken(fds: readonly OwnedFd[]): void
+  /** The other end has died before it has taken them. */
+  back(fds: readonly OwnedFd[]): void
+}
+
 interface Batch {
   readonly number: number
-  /** Owned. */
   readonly fds: readonly OwnedFd[]
-  readonly back: (fds: readonly OwnedFd[]) => void
+  readonly fate: Fate
 }
 
 export interface TransferHost {
@@ -44,7 +50,7 @@ export class Transfer {
         else host.goesOn?.()
       },
       ended: () => {
-        for (const { fds, back } of this.#pending.splice(0)) back(fds)
+        for (const { fds, fate } of this.#pending.splice(0)) fate.back(fds)
         this.#settle()
         host.ended?.()
       },
@@ -56,20 +62,17 @@ export class Transfer {
     return this.#channel.open
   }
 
-  /**
-   * Owns the descriptors.
-   *
-   * @param back gets them back if the other end dies before it has taken them, never within this call
-   */
-  send(
-    clients: readonly HeldClient[],
-    fds: readonly OwnedFd[],
-    back: (fds: readonly OwnedFd[]) => void,
-  ): void {
-    if (!this.#confirms) return this.#channel.give({ type: 'held', clients }, fds, back)
+  /** Some are on their way. */
+  get pending(): boolean {
+    return this.#pending.length > 0
+  }
+
+  /** Owns the descriptors. */
+  send(clients: readonly HeldClient[], fds: readonly OwnedFd[], fate: Fate): void {
+    if (!this.#confirms) return this.#give(clients, fds, fate)
     const number = (this.#numbers += 1)
     const own = fds.map((fd) => new OwnedFd(fd.release()))
-    this.#pending.push({ number, fds: own, back })
+    this.#pending.push({ number, fds: own, fate })
     this.#channel.lend(
       { type: 'held', clients, number },
       own.map(({ fd }) => fd),
@@ -87,17 +90,29 @@ export class Transfer {
     if (this.#pending.length > 0) await new Promise<void>((resolve) => this.#settled.push(resolve))
   }
 
-  /** Call it when everything is taken: what is not is lost. */
+  /** What the other end has not read yet it can still take; what is not sent yet is lost. */
   close(): void {
     this.#channel.close()
-    for (const { fds } of this.#pending.splice(0)) for (const fd of fds) fd.close()
+    for (const { fds, fate } of this.#pending.splice(0)) fate.taken(fds)
     this.#settle()
+  }
+
+  /** The kernel has them, or nothing has. */
+  #give(clients: readonly HeldClient[], fds: readonly OwnedFd[], fate: Fate): void {
+    let isBack = false
+    this.#channel.give({ type: 'held', clients }, fds, (those) => {
+      isBack = true
+      fate.back(those)
+    })
+    void this.#channel.sent().then(() => isBack || fate.taken([]))
   }
 
   /** @param last number of the last batch that was taken */
   #taken(last: number): void {
-    while ((this.#pending[0]?.number ?? Number.POSITIVE_INFINITY) <= last)
-      for (const fd of (this.#pending.shift() as Batch).fds) fd.close()
+    while ((this.#pending[0]?.number ?? Number.POSITIVE_INFINITY) <= last) {
+      const { fds, fate } = this.#pending.shift() as Batch
+      fate.taken(fds)
+    }
     if (this.#pending.length === 0) this.#settle()
   }
 

@@ -98,8 +98,9 @@ export class SupervisedWorker {
     this.#poller = poller
     this.#logger = logger
     this.#end = end
-    this.#predecessors = new Predecessors(poller, logger, () => this.#worker)
-    this.#successors = new Successors(poller, () => this.#worker)
+    const worker = () => this.#worker
+    this.#predecessors = new Predecessors(poller, logger, worker, () => this.#copier?.writeAccounts())
+    this.#successors = new Successors(poller, worker)
     this.#channel = this.#connect(socket)
   }
 
@@ -356,6 +357,8 @@ export class SupervisedWorker {
     const first = !this.#ending
     this.#ending = true
     this.#keepEstate(undefined, [])
+    // A successor that takes nothing is not waited for.
+    if (deadline === 0) this.#successors.end()
     if (deadline > 0) await this.#worker?.drain(deadline)
     else await this.#worker?.close()
     if (first) await this.#exit()
@@ -369,7 +372,11 @@ export class SupervisedWorker {
     this.#keepEstate(undefined, [])
     const successor = (service: string): Successor => ({
       slice: PARKED_AT_A_TIME,
-      pass: (connections) => copier.leave(service, connections),
+      pass: (connections, taken) => {
+        if (!copier.leave(service, connections)) return false
+        taken(connections.length)
+        return true
+      },
       whenReady: (callback) => void setImmediate(callback),
     })
     await worker.finish([], successor, Math.max(1, deadline), {

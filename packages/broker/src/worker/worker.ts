@@ -325,7 +325,7 @@ export function createWorker(
 
   const handOver = (successor: (service: string) => Successor) => {
     for (const [name, service] of services) service.handOver(successor(name))
-    doorways.handOver((connections) => successor('').pass(connections))
+    doorways.handOver((connections) => successor('').pass(connections, () => {}))
     flush()
   }
 
@@ -434,6 +434,8 @@ export function createWorker(
       await settledWithin(stopped, 1000)
       // No timeout: unsent messages need this worker's poller.
       await passed
+      // What has come back may have begun a relay.
+      await drainedWithin(Math.max(0, end - performance.now()))
       await (closing ??= shut())
     },
     handOver,

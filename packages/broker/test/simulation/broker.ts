@@ -124,7 +124,11 @@ export class Broker {
     for (const { link } of this.links) link.askToReconnect('reload')
     this.service.handOver({
       slice: 2,
-      pass: (connections) => succession.pass(this.process, connections),
+      pass: (connections, taken) => {
+        if (!succession.pass(this.process, connections)) return false
+        taken(connections.length)
+        return true
+      },
       whenReady: (callback) => this.process.tasks.push(callback),
     })
   }

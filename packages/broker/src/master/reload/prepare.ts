@@ -5,6 +5,7 @@ import { ConfigError } from '../../config/error.ts'
 import { readConfigTextAtOnce } from '../../config/file.ts'
 import { checkSchedules } from '../../config/schedule.ts'
 import { BrokerError, describeError } from '../../errors.ts'
+import { copyLimit } from '../workers/worker-copies.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { ManagerStore } from '../systemd/manager-store.ts'
 import type { Notifier } from '../systemd/notify.ts'
@@ -223,6 +224,8 @@ export class ReloadPreparation {
     let written: OwnedFd | undefined
     try {
       const fleet = this.#parts.fleet.serialize()
+      // Else they are sent again: the next program needs descriptors of its own.
+      const carriesCopies = takes.includes('copies') && workerPool.copies <= copyLimit()
       const state: MasterState = {
         ...carried,
         version: STATE_VERSION,
@@ -232,7 +235,7 @@ export class ReloadPreparation {
         candidate: next,
         sockets: activeConfig.sockets.state,
         pair: sessionHandover.numbers,
-        workers: [...workerPool.workers].map((worker) => worker.stateWith(takes.includes('copies'))),
+        workers: [...workerPool.workers].map((worker) => worker.stateWith(carriesCopies)),
         known: workerPool.known,
         survivors: workerPool.carrySurvivors(),
         finishing: workerPool.finishing.state,

@@ -85,7 +85,7 @@ export function introduce(
   deadline: number,
   opened = (): void => {},
 ): void {
-  if (!old.succeeds) {
+  if (!old.succeeds || !next.succeeds) {
     next.give({ type: 'peer' }, [theirs])
     opened()
     return old.give({ type: 'finish', removed, deadline }, [ours])

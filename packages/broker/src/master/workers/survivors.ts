@@ -63,7 +63,7 @@ export class Survivors {
     this.#waiting = [...this.#waiting, ...survivors]
   }
 
-  /** To a worker that serves, in order of arrival. */
+  /** To a worker that serves, in order of arrival: some may have come back from another worker, which was older than those that waited there. */
   pass(worker: WorkerProcess): void {
     if (this.#waiting.length === 0) return
     this.release()
@@ -82,15 +82,20 @@ export class Survivors {
       ended: () => this.#over(transfer),
     })
     this.#passing.set(transfer, worker)
-    const survivors = this.#waiting.splice(0)
+    const survivors = this.#waiting
+      .splice(0)
+      .toSorted((a, b) => a.copy.client.acceptedAt - b.copy.client.acceptedAt)
     const now = Number(process.hrtime.bigint()) / 1e6
     for (let from = 0; from < survivors.length; from += MAX_CLIENTS) {
       const batch = survivors.slice(from, from + MAX_CLIENTS)
       transfer.send(
         batch.map(({ copy }) => clientOf(copy, now)),
         batch.map(({ fd }) => fd),
-        // The worker died before: the next one gets them.
-        (fds) => this.add(batch.map((survivor, index) => ({ ...survivor, fd: fds[index] as OwnedFd }))),
+        {
+          taken: (fds) => closeCopies(withDescriptors(batch, fds)),
+          // The next one gets them.
+          back: (fds) => this.add(withDescriptors(batch, fds)),
+        },
       )
     }
     this.#logger.info(
@@ -124,6 +129,11 @@ export class Survivors {
     closeCopies(lost)
     if (lost.length > 0) this.#onLost(lost)
   }
+}
+
+/** @param fds in the same order. None: all are closed */
+function withDescriptors(survivors: readonly Survivor[], fds: readonly OwnedFd[]): Survivor[] {
+  return fds.map((fd, index) => ({ ...(survivors[index] as Survivor), fd }))
 }
 
 function clientOf({ client, idleUntil }: Copy, now: number): HeldClient {

@@ -161,6 +161,11 @@ export class WorkerPool {
     )
   }
 
+  /** Copies of connections that wait in workers. */
+  get copies(): number {
+    return [...this.#workers].reduce((sum, worker) => sum + worker.copies, 0)
+  }
+
   /** The counters of all other workers, alive or not. For one that does not answer: its last report. */
   async snapshots(except: WorkerProcess): Promise<MetricSnapshot[]> {
     const alive = [...this.#workers].filter((worker) => worker !== except && worker.alive)

@@ -194,6 +194,11 @@ export class WorkerProcess {
     return this.#channel.quiet && this.#copies?.quiet !== false
   }
 
+  /** Copies of connections that wait in it. */
+  get copies(): number {
+    return this.#copies?.size ?? 0
+  }
+
   /** Once it has ended, and once only: see `WorkerCopies.take`. */
   takeRemains(): Remains | undefined {
     const copies = this.#copies

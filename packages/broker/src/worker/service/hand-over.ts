@@ -17,8 +17,13 @@ export type { Waiting } from '../copies/held-client.ts'
 
 /** The worker that takes over, as far as the connections of one service are concerned. */
 export interface Successor {
-  /** Takes over these connections, in this order. @returns false: it is gone, and has taken nothing */
-  pass(connections: readonly Waiting[]): boolean
+  /**
+   * Takes over these connections, in this order.
+   *
+   * @param taken called, once or for parts of them, with the number of those that it has; the others come back (`takeBack`)
+   * @returns false: it is gone, and has taken nothing
+   */
+  pass(connections: readonly Waiting[], taken: (count: number) => void): boolean
   /** Parked connections that move in one turn of the event loop. */
   readonly slice: number
   /** Calls back, in a later turn of the event loop, once it has room for more or is gone. */
@@ -30,7 +35,7 @@ export interface HandOverHost {
   stay(connections: readonly ClientConnection[]): void
   /** The same for idle ones. */
   park(connection: ParkedClient): void
-  /** All parked connections have moved, or the successor is gone. */
+  /** Some have moved. All that are parked or under way may have, or the successor is gone. */
   moved(): void
 }
 
@@ -52,6 +57,8 @@ export class HandOver {
   #successor: Successor | undefined
   /** A slice is on its way, and the next one follows. */
   #slicing = false
+  /** Connections that the successor has not taken yet. */
+  #underWay = 0
 
   constructor(host: HandOverHost, deps: HandOverDeps) {
     this.#host = host
@@ -60,6 +67,11 @@ export class HandOver {
 
   get active(): boolean {
     return this.#successor !== undefined
+  }
+
+  /** Connections on their way, which may come back. */
+  get underWay(): number {
+    return this.#underWay
   }
 
   /** From now on. A second call names the next successor, because the one before has died. */
@@ -98,6 +110,7 @@ export class HandOver {
     keepState: (state: ResumeState) => ResumeState,
   ): void {
     this.#deps.serviceStats.movedOut -= connections.length
+    this.#underWay -= connections.length
     const idle: ParkedClient[] = []
     const waiting: ClientConnection[] = []
     for (const [index, connection] of connections.entries()) {
@@ -128,7 +141,13 @@ export class HandOver {
   }
 
   #send(connections: readonly Waiting[]): boolean {
-    if (this.#successor?.pass(connections) !== true) {
+    this.#underWay += connections.length
+    const taken = (count: number) => {
+      this.#underWay -= count
+      this.#host.moved()
+    }
+    if (this.#successor?.pass(connections, taken) !== true) {
+      this.#underWay -= connections.length
       this.#successor = undefined
       return false
     }

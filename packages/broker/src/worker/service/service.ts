@@ -327,12 +327,12 @@ export class Service implements LinkHost, UpstreamHost {
     this.#handOver.keep(connections)
   }
 
-  /** Resolves when no connection is in flight, held or parked. */
+  /** Resolves when no connection is in flight, held, parked, or on its way to the successor. */
   async idle(): Promise<void> {
     if (this.#waiting > 0) await new Promise<void>((resolve) => this.#whenIdle.push(resolve))
   }
 
-  /** Resolves when no parked connection waits for its turn to go to the successor. */
+  /** Resolves when no parked connection waits for its turn to go to the successor, and none is on its way. */
   async moved(): Promise<void> {
     if (this.#isMoving) await new Promise<void>((resolve) => this.#whenMoved.push(resolve))
   }
@@ -620,11 +620,11 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** Connections that a worker which is being replaced has to settle, or to pass on. */
   get #waiting(): number {
-    return this.held + this.inFlight + this.parkedCount
+    return this.held + this.inFlight + this.parkedCount + this.#handOver.underWay
   }
 
   get #isMoving(): boolean {
-    return this.#handOver.active && this.parkedCount > 0
+    return this.#handOver.active && this.parkedCount + this.#handOver.underWay > 0
   }
 
   #isIdle(): boolean {

@@ -18,13 +18,21 @@ export class Predecessors {
   readonly #poller: Poller
   readonly #logger: Logger
   readonly #worker: () => ReplaceableWorker | undefined
+  readonly #counted: () => void
   /** Pending until each has sent its last client. */
   readonly #leaving = new Map<Channel<HeldClients, FromReceiver>, Promise<void>>()
   /** Of their connections: one object for all of a listener, because thousands may be parked. */
   readonly #listeners = new Map<string, Listening>()
   #inherited = FIRST_INHERITED
 
-  constructor(poller: Poller, logger: Logger, worker: () => ReplaceableWorker | undefined) {
+  /** @param counted called when the worker has counted what it has received: if it is killed now, that is to be known */
+  constructor(
+    poller: Poller,
+    logger: Logger,
+    worker: () => ReplaceableWorker | undefined,
+    counted: () => void,
+  ) {
+    this.#counted = counted
     this.#poller = poller
     this.#logger = logger
     this.#worker = worker
@@ -61,7 +69,10 @@ export class Predecessors {
       },
       ended: (error) => {
         if (error !== undefined)
-          this.#logger.error({ error: error.message }, 'held clients from the previous worker were lost')
+          this.#logger.error(
+            { error: error.message },
+            'the previous worker keeps the rest of its held clients',
+          )
         channel.close()
         this.#leaving.delete(channel)
         over(inherited)
@@ -72,6 +83,7 @@ export class Predecessors {
 
   #inheritAll(clients: readonly Held[], fds: readonly OwnedFd[]): void {
     for (const [index, client] of clients.entries()) this.#inherit(client, fds[index] as OwnedFd)
+    this.#counted()
     this.#worker()?.flush()
   }
 

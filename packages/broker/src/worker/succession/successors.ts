@@ -3,6 +3,7 @@ import { MAX_CLIENTS } from '../../ipc/messages.ts'
 import { Transfer } from '../../ipc/transfer.ts'
 import { stateBytes } from '../connection/resume-state.ts'
 import { heldClient } from '../copies/held-client.ts'
+import { systemOs } from '../os.ts'
 import type { Successor, Waiting } from '../service/hand-over.ts'
 import type { ReplaceableWorker } from '../replaceable-worker.ts'
 
@@ -50,7 +51,7 @@ export class Successors {
     this.#transfers.push(transfer)
     return (service) => ({
       slice: PARKED_AT_A_TIME,
-      pass: (connections) => this.#pass(transfer, service, connections),
+      pass: (connections, taken) => this.#pass(transfer, service, connections, taken),
       whenReady: (callback) => void transfer.room().then(() => setImmediate(callback)),
     })
   }
@@ -63,7 +64,8 @@ export class Successors {
   async settled(): Promise<boolean> {
     const before = this.#returned
     for (const transfer of this.#transfers) await transfer.settled()
-    if (this.#returned !== before) return false
+    // Meanwhile more may have been sent.
+    if (this.#returned !== before || this.#transfers.some(({ pending }) => pending)) return false
     this.end()
     return true
   }
@@ -74,16 +76,27 @@ export class Successors {
     for (const transfer of this.#transfers) transfer.close()
   }
 
-  #pass(successor: Transfer, service: string, connections: readonly Waiting[]): boolean {
+  #pass(
+    successor: Transfer,
+    service: string,
+    connections: readonly Waiting[],
+    taken: (count: number) => void,
+  ): boolean {
     if (!successor.open) return false
     for (const batch of batches(connections)) {
       const clients = batch.map((connection) => heldClient(service, connection))
       successor.send(
         clients,
         batch.map(({ fd }) => fd),
-        (fds) => {
-          this.#returned += 1
-          this.#worker()?.takeBack(service, batch, fds)
+        {
+          taken: (fds) => {
+            systemOs.closeClients(fds.map((fd) => ({ fd, peer: systemOs.peer(fd.fd) })))
+            taken(batch.length)
+          },
+          back: (fds) => {
+            this.#returned += 1
+            this.#worker()?.takeBack(service, batch, fds)
+          },
         },
       )
     }
