@@ -33,7 +33,7 @@ class NextWorker implements Successor {
   alive = true
   #ready: (() => void)[] = []
 
-  /** What it is passed is taken; otherwise `takes` says so later. */
+  /** Takes what it is passed; otherwise `takes` says so later. */
   takesAtOnce = true
   #taken: (count: number) => void = () => {}
 
