@@ -29,7 +29,46 @@ export type Decision =
   /** A trusted peer has sent no header, or a broken one. */
   | { readonly action: 'no-header' }
 
+/** What becomes of a connection after a look. `gone`: no backend could serve it. */
+export type Verdict = Decision | { readonly action: 'gone' }
+
 const FALLBACK = { action: 'fallback' } as const
+const GONE = { action: 'gone' } as const
+
+/** Whether the connection need not be looked at any more. */
+export function isLast({ action }: Verdict): boolean {
+  return action !== 'wait' && action !== 'consume'
+}
+
+/**
+ * @param bytes everything that has arrived, at most `MAX_PEEK`; undefined: nothing yet; empty: the end
+ * @param looked what is known from looks before; `ended`: no more bytes will come
+ * @param table undefined if nothing depends on more than the PROXY header, or on the head itself
+ */
+export function verdictOn(
+  bytes: Buffer | undefined,
+  looked: { readonly stage: Stage; readonly progress: Progress; readonly ended: boolean },
+  protocol: 'http' | 'tls' | 'tcp',
+  table: RouteTable | undefined,
+): Verdict {
+  const { stage, progress, ended } = looked
+  if (bytes === undefined) return ended ? GONE : { action: 'wait', progress }
+  if (bytes.length === 0) return GONE
+  const decision = decide(bytes, stage, progress, protocol, table)
+  // Half a request, or half a hello: no backend could serve it.
+  return ended && decision.action === 'wait' ? GONE : decision
+}
+
+function decide(
+  bytes: Buffer,
+  stage: Stage,
+  progress: Progress,
+  protocol: 'http' | 'tls' | 'tcp',
+  table: RouteTable | undefined,
+): Decision {
+  if (stage === 'proxy') return decideHeader(bytes)
+  return protocol === 'tcp' ? FALLBACK : decideContent(bytes, protocol, table, progress)
+}
 
 export function decideHeader(bytes: Buffer): Decision {
   const reading = readProxyHeader(bytes)
