@@ -1,10 +1,9 @@
 import { EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_DATA, EPOLL_EVENT_SIZE } from './abi.ts'
 import { Arena } from './arena.ts'
-import { ECANCELED } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import { OPCODES } from './ring-abi.ts'
-import { RING_ENTRIES, type Ring, type Submission } from './ring.ts'
+import { isNotStarted, RING_ENTRIES, type Ring, type Submission } from './ring.ts'
 import type { Watch } from './watch.ts'
 
 /** Writes a `struct epoll_event` whose data are the descriptor and the generation of its watch. */
@@ -44,8 +43,7 @@ export class EpollControls {
       this.#ring.run()
       for (const [index, watch] of batch.entries()) {
         const result = this.#ring.result(index)
-        // Not started, for lack of memory.
-        const errno = result === -ECANCELED ? this.#singly(operation, watch, index) : -result
+        const errno = isNotStarted(result) ? this.#singly(operation, watch, index) : -result
         errors.push(errno > 0 ? new NativeError('epoll_ctl', errno, { fd: watch.fd }) : undefined)
       }
     }

@@ -1,11 +1,11 @@
 import { MSG_DONTWAIT, MSG_PEEK } from './abi.ts'
 import { Arena } from './arena.ts'
 import type { BorrowedFd } from './descriptors.ts'
-import { EAGAIN, ECANCELED } from './errno.ts'
+import { EAGAIN } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { mainRing } from './main-ring.ts'
 import { OPCODES } from './ring-abi.ts'
-import type { Ring, Submission } from './ring.ts'
+import { isNotStarted, type Ring, type Submission } from './ring.ts'
 import { peek } from './stream.ts'
 
 /** Maximum sockets per call. */
@@ -65,8 +65,8 @@ function peekTogether(ring: Ring, fds: readonly BorrowedFd[], max: number): Peek
   ring.run()
   return fds.map((fd, index) => {
     const count = ring.result(index)
-    // It may have more; or it was not started, for lack of memory.
-    if ((count === SLOT && max > SLOT) || count === -ECANCELED) return peekSingly(fd, max)
+    // There may be more than fits; or it was not started.
+    if ((count === SLOT && max > SLOT) || isNotStarted(count)) return peekSingly(fd, max)
     if (count >= 0) return all[index]?.subarray(0, count)
     return count === -EAGAIN ? undefined : new NativeError('recv', -count, { fd })
   })

@@ -22,8 +22,8 @@ export type Decision =
   /** Consume exactly the header, and go on with what follows it. */
   | { readonly action: 'consume'; readonly header: IncomingProxyHeader }
   /** No route matches, or nothing can be decided: the listener's own service. `head`: of an HTTP request that could be read. */
-  | { readonly action: 'fallback'; readonly head?: RequestHead }
-  | { readonly action: 'route'; readonly route: Route; readonly head?: RequestHead }
+  | { readonly action: 'fallback'; readonly head?: RequestHead | undefined }
+  | { readonly action: 'route'; readonly route: Route; readonly head?: RequestHead | undefined }
   /** HTTP parsers could read it in two ways. */
   | { readonly action: 'refuse' }
   /** A trusted peer has sent no header, or a broken one. */
@@ -98,7 +98,7 @@ function decideHello(bytes: Buffer, table: RouteTable | undefined, progress: Pro
   if (bytes.length < progress.seen) return { action: 'wait', progress }
   const reading = readClientHello(bytes)
   if (reading.state === 'not-tls') return FALLBACK
-  if (reading.state === 'found') return routeOr(table.byHello(reading.hello))
+  if (reading.state === 'found') return routeOr(table.byHello(reading.hello), undefined)
   return reading.bytes > MAX_PEEK ? FALLBACK : { action: 'wait', progress: { seen: reading.bytes } }
 }
 
@@ -113,9 +113,9 @@ function decideHead(bytes: Buffer, table: RouteTable | undefined, { seen }: Prog
   const { head } = reading
   if (table === undefined) return { action: 'fallback', head }
   if (table.isAmbiguous(head)) return refused
-  return { ...routeOr(table.byHead(head)), head }
+  return routeOr(table.byHead(head), head)
 }
 
-function routeOr(route: Route | undefined): Extract<Decision, { action: 'fallback' | 'route' }> {
-  return route === undefined ? FALLBACK : { action: 'route', route }
+function routeOr(route: Route | undefined, head: RequestHead | undefined): Decision {
+  return route === undefined ? { action: 'fallback', head } : { action: 'route', route, head }
 }

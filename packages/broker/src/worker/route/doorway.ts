@@ -284,9 +284,9 @@ export class Doorway {
         return this.#begin(waiting)
       }
       case 'route':
-        return this.#decided(waiting, decision.route.service, decision)
+        return this.#decided(waiting, decision.route.service, decision.route, decision.head)
       case 'fallback':
-        return this.#decided(waiting, this.#config.service, decision)
+        return this.#decided(waiting, this.#config.service, undefined, decision.head)
       case 'refuse':
         return this.#unrouted(waiting, 'ambiguous')
       case 'no-header':
@@ -366,24 +366,26 @@ export class Doorway {
     else this.#decided(waiting, this.#config.service)
   }
 
-  #decided(
-    waiting: Waiting,
-    service: string | null,
-    { route, head }: { readonly route?: Route; readonly head?: RequestHead } = {},
-  ): void {
+  #decided(waiting: Waiting, service: string | null, route?: Route, head?: RequestHead): void {
+    const { connection } = waiting
     this.#leave(waiting)
     // From here on it moves like any other of its service.
-    waiting.connection.peeked = undefined
-    const { version } = route ?? {}
+    connection.peeked = undefined
+    const routed = this.#routed(service, route, head)
+    if (routed !== undefined) connection.routed = routed
+    this.#host.decided(connection, service)
+    this.#noteEmpty()
+  }
+
+  #routed(service: string | null, route?: Route, head?: RequestHead): Routed | undefined {
+    const version = route?.version
     const cookie = service === null || head === undefined ? undefined : this.#host.cookieOf(service)
     const value = cookie === undefined || head === undefined ? undefined : cookieOf(head, cookie)
-    const routed: Routed = {
+    if (version === undefined && value === undefined) return undefined
+    return {
       ...(version !== undefined && { version }),
       ...(value !== undefined && { sticky: digestOf(value) }),
     }
-    if (version !== undefined || value !== undefined) waiting.connection.routed = routed
-    this.#host.decided(waiting.connection, service)
-    this.#noteEmpty()
   }
 
   #unrouted(waiting: Waiting, reason: UnroutedReason): void {
