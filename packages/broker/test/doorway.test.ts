@@ -315,6 +315,22 @@ void t.test(
   },
 )
 
+void t.test(
+  'a doorway that is closed in the turn of an arrival looks at nothing',
+  { timeout: LIMIT },
+  async (t) => {
+    const stage = new Stage(t)
+    const { client, connection } = await stage.connection()
+    client.write(REQUEST)
+    stage.doorway.add(connection)
+    stage.doorway.close()
+    stage.poller.close()
+    await new Promise(setImmediate)
+    t.same(stage.events, ['unrouted shutdown'])
+    t.same(stage.together, [])
+  },
+)
+
 void t.test('exactly the header is consumed', { timeout: LIMIT }, async (t) => {
   for (const family of ['tcp', 'unix'] as const) {
     const listen = family === 'unix' ? { listen: 'unix:/tmp/never-opened.sock' } : {}

@@ -239,7 +239,9 @@ export class Doorway {
     while (this.#due.length > 0) {
       const due = this.#due.splice(0, MAX_PEEKS)
       for (const waiting of due) waiting.isDue = false
-      this.#lookAt(due.filter((waiting) => this.#waiting.has(waiting)))
+      const left = due.filter((waiting) => this.#waiting.has(waiting))
+      // Without one, the poller may be closed already.
+      if (left.length > 0) this.#lookAt(left)
     }
   }
 
@@ -297,6 +299,7 @@ export class Doorway {
   /** An event follows at once if something has arrived since the look. */
   #watch(all: readonly Waiting[]): void {
     const fresh = all.filter((waiting) => waiting.watch === undefined && this.#waiting.has(waiting))
+    if (fresh.length === 0) return
     const watches = this.#poller.addMany(
       fresh.map((waiting) => ({
         fd: waiting.connection.fd.fd,
