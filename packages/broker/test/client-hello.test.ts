@@ -198,6 +198,11 @@ void t.test('what is no ClientHello', async (t) => {
     ['nothing', Buffer.alloc(0), 'more'],
   ]
   for (const [what, bytes, state] of cases) t.equal(found(bytes), state, what)
+  const types = [1, 5, 31, 32, 33, 63, 64, 65, 96, 17_513, 65_281, 65_535]
+  const each = types.map((type) => extension(type, Buffer.from([1])))
+  t.equal(found(hello(Buffer.concat([...each, name]))), 'found', 'extensions of many types')
+  for (const [index, again] of each.entries())
+    t.equal(found(hello(Buffer.concat([...each, again]))), 'not-tls', `two of type ${types[index]}`)
   t.same(
     readClientHello(hello(serverName('A.Example.'))),
     { state: 'found', hello: { sni: 'a.example', alpn: [] } },
@@ -215,7 +220,7 @@ void t.test('damaged hellos are read without an exception', async (t) => {
       const again = piecemeal(bytes, t)
       return JSON.stringify(whole) === JSON.stringify(again)
     }),
-    { numRuns: 20 },
+    { numRuns: 200 },
   )
   t.pass()
 })

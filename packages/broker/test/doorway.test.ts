@@ -1,7 +1,17 @@
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
-import { acceptOne, listenTcp, listenUnix, localAddress, OwnedFd, Poller, recv } from '@baton/native-sendmsg'
+import {
+  acceptOne,
+  listenTcp,
+  listenUnix,
+  localAddress,
+  OwnedFd,
+  poll,
+  Poller,
+  POLLHUP,
+  recv,
+} from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { parseConfig } from '../src/config/config.ts'
 import { type ClientConnection, InheritedClient } from '../src/worker/connection/connection.ts'
@@ -30,6 +40,10 @@ class Stage {
   cookie: string | undefined
   /** Looks at each descriptor. */
   readonly #looks = new Map<number, number>()
+  /** Connections of each look. */
+  readonly together: number[] = []
+  /** Called after each look, before anything is done about it. */
+  afterLook = () => {}
   /** Open connections, as the kernel would list them. */
   readonly open: { peer: Peer; source: Source }[] = []
   counts = 0
@@ -59,9 +73,12 @@ class Stage {
       now,
       setTimeout,
       clear,
-      peek: (fd: number, max: number) => {
-        this.#looks.set(fd, this.looks(fd) + 1)
-        return systemOs.peek(fd, max)
+      peekMany: (fds: readonly number[], max: number) => {
+        for (const fd of fds) this.#looks.set(fd, this.looks(fd) + 1)
+        this.together.push(fds.length)
+        const peeked = systemOs.peekMany(fds, max)
+        this.afterLook()
+        return peeked
       },
     }
     const host = {
@@ -180,6 +197,137 @@ void t.test(
     // Held by its service, it went to that worker's doorway when it moved once more.
     t.equal(connection.peeked, undefined)
     t.same(connection.proxied?.source, { family: 'IPv4', address: '192.0.2.1', port: 7 })
+  },
+)
+
+const REQUEST = 'GET / HTTP/1.1\r\nHost: a.example\r\n\r\n'
+
+void t.test('connections of one turn are looked at together', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const all = []
+  for (let index = 0; index < 70; index++) all.push(await stage.connection())
+  for (const [index, { client, connection }] of all.entries()) {
+    client.write(index % 2 === 0 ? REQUEST : REQUEST.replace('a.', 'b.'))
+    await eventually(() => systemOs.peek(connection.fd.fd, 1) !== undefined, 'its bytes are there')
+  }
+  for (const { connection } of all) stage.doorway.add(connection)
+  t.same(stage.events, [], 'not one by one')
+  await eventually(() => stage.events.length === 70, 'all are decided')
+  t.same(stage.together, [64, 6])
+  t.same(
+    stage.events,
+    all.map((_, index) => `decided ${index % 2 === 0 ? 'a' : 'web'}`),
+    'each by its own bytes, in order',
+  )
+  t.equal(stage.poller.size, 0, 'none was watched')
+})
+
+void t.test(
+  'silent connections of one turn are watched, and their watches leave with them',
+  { timeout: LIMIT },
+  async (t) => {
+    const stage = new Stage(t)
+    const all = []
+    for (let index = 0; index < 70; index++) all.push(await stage.connection())
+    for (const { connection } of all) stage.doorway.add(connection)
+    await eventually(() => stage.poller.size === 70, 'all are watched')
+    for (const { client } of all) client.write(REQUEST)
+    await eventually(() => stage.events.length === 70, 'all are decided')
+    t.equal(stage.poller.size, 0)
+    t.equal(stage.clock.timers, 0)
+  },
+)
+
+void t.test('bytes that come between the look and the watch are seen', { timeout: LIMIT }, async (t) => {
+  for (const first of ['', 'GET / HT']) {
+    const stage = new Stage(t)
+    const { client, connection } = await stage.connection()
+    if (first !== '') client.write(first)
+    await eventually(
+      () => first === '' || systemOs.peek(connection.fd.fd, 1) !== undefined,
+      'the first piece is there',
+    )
+    stage.afterLook = () => {
+      stage.afterLook = () => {}
+      // Node writes at once what the socket takes.
+      client.write(REQUEST.slice(first.length))
+    }
+    stage.doorway.add(connection)
+    await eventually(() => stage.events.length === 1, 'it is routed')
+    t.same(stage.events, ['decided a'])
+    t.equal(stage.looks(connection.fd.fd), 2)
+  }
+})
+
+void t.test('bytes that have come when the time is over still count', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t, { peekTimeout: '5s' })
+  const intime = await stage.connection()
+  const half = await stage.connection()
+  for (const { connection } of [intime, half]) stage.doorway.add(connection)
+  await eventually(() => stage.poller.size === 2, 'both are watched')
+  intime.client.write(REQUEST)
+  half.client.write(REQUEST.slice(0, -2))
+  // No turn of the event loop ends before: the poller cannot have reported them.
+  stage.clock.advance(5250)
+  t.same(stage.events, ['decided a', 'decided web'])
+  t.equal(stage.poller.size, 0)
+})
+
+void t.test('a client that resets around a look is gone', { timeout: LIMIT }, async (t) => {
+  const before = new Stage(t)
+  const early = await before.connection()
+  early.client.resetAndDestroy()
+  await eventually(() => (poll(early.connection.fd.fd, 0) & POLLHUP) !== 0, 'the reset has arrived')
+  before.doorway.add(early.connection)
+  await eventually(() => before.events.length === 1, 'the first look finds it')
+  t.same(before.events, ['unrouted client_gone'])
+
+  const between = new Stage(t)
+  const late = await between.connection()
+  between.afterLook = () => {
+    between.afterLook = () => {}
+    late.client.resetAndDestroy()
+  }
+  between.doorway.add(late.connection)
+  await eventually(() => between.events.length === 1, 'its watch reports it')
+  t.same(between.events, ['unrouted client_gone'])
+  t.equal(between.poller.size, 0)
+})
+
+void t.test(
+  'connections that have not been looked at move to the next worker',
+  { timeout: LIMIT },
+  async (t) => {
+    const options = { limits: { perSource: { rate: '1/s', burst: 1 } } }
+    const stage = new Stage(t, options)
+    const { client, connection } = await stage.connection()
+    client.write(REQUEST)
+    await eventually(() => systemOs.peek(connection.fd.fd, 1) !== undefined, 'its bytes are there')
+    stage.doorway.add(connection)
+    t.same(stage.doorway.take(), [connection])
+    const other = stage.another(options)
+    await new Promise(setImmediate)
+    t.same(stage.together, [], 'the worker that it has left does not look at it')
+    t.equal(connection.unjudged, undefined, 'and has judged it by its limits')
+    other.inherit(connection, 'content')
+    await eventually(() => stage.events.length === 1, 'it is decided')
+    t.same(stage.events, ['decided a'])
+  },
+)
+
+void t.test(
+  'a doorway that is closed in the turn of an arrival looks at nothing',
+  { timeout: LIMIT },
+  async (t) => {
+    const stage = new Stage(t)
+    const { client, connection } = await stage.connection()
+    client.write(REQUEST)
+    stage.doorway.add(connection)
+    stage.doorway.close()
+    stage.poller.close()
+    await new Promise(setImmediate)
+    t.same(stage.events, ['unrouted shutdown'])
+    t.same(stage.together, [])
   },
 )
 

@@ -63,6 +63,7 @@ export { PACKED_ADDRESS, packAddress, type SocketAddress, unpackAddress } from '
 export { CONNECTION_ENTRY, type ConnectionVisitor, SocketDiagnostics } from './socket-diagnostics.ts'
 export { socketpair, type UnixSocketType } from './sockets.ts'
 export { peek, readToEnd, recv, send } from './stream.ts'
+export { MAX_PEEKS, type Peeked, peekMany } from './peek-many.ts'
 export {
   EPOLLERR,
   EPOLLET,
@@ -73,4 +74,5 @@ export {
   EPOLLOUT,
   EPOLLRDHUP,
   type Watch,
+  type WatchRequest,
 } from './watch.ts'

@@ -12,12 +12,20 @@ import { OwnedFd, type BorrowedFd } from './descriptors.ts'
 import { EINTR } from './errno.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
+import { EpollControls, writeEvent } from './epoll-controls.ts'
 import { RingWaiter } from './ring-waiter.ts'
 import { mainRing, whyNoRing } from './main-ring.ts'
 import { ThreadWaiter } from './thread-waiter.ts'
 import type { Waiter, Waiting } from './waiter.ts'
 import { closedWithEnvironment } from './wake-pipe.ts'
-import { EPOLLERR, EPOLLHUP, type ReadinessListener, Watch, type Watcher } from './watch.ts'
+import {
+  EPOLLERR,
+  EPOLLHUP,
+  type ReadinessListener,
+  Watch,
+  type Watcher,
+  type WatchRequest,
+} from './watch.ts'
 
 /** Maximum events per wait. epoll is fair: the next wait starts with the others. */
 const EVENTS_PER_WAIT = 256
@@ -66,6 +74,7 @@ export class Poller {
   readonly #holdBack: () => boolean
   readonly #epoll: number
   readonly #waiter: Waiter
+  readonly #controls: EpollControls | undefined
   readonly #events = new Arena(EVENTS_PER_WAIT * EPOLL_EVENT_SIZE)
   readonly #request = new Arena(EPOLL_EVENT_SIZE)
   /** By descriptor: the kernel gives the lowest free number, so there are few holes. */
@@ -96,6 +105,7 @@ export class Poller {
         found === undefined
           ? new ThreadWaiter(waiting)
           : new RingWaiter(found.ring, found.waitsForEvents, waiting)
+      this.#controls = found && new EpollControls(found.ring, this.#epoll)
       this.readiness =
         found === undefined
           ? {
@@ -124,14 +134,33 @@ export class Poller {
    */
   add(fd: BorrowedFd, events: number, listener: ReadinessListener): Watch {
     if (this.#closed) throw new BatonNativeError('BATON_ERR_FD_CLOSED', 'the poller is closed')
-    this.#generation = this.#generation === LAST_GENERATION ? WAKE + 1 : this.#generation + 1
-    const watch = new Watch(this.#watcher, fd, this.#generation, events, listener)
+    const watch = this.#newWatch(fd, events, listener)
     this.#control(EPOLL_CTL_ADD, fd, events, watch.generation)
-    // Otherwise it was closed without `remove`.
-    if (this.#watches[fd] === undefined) this.#size += 1
-    this.#watches[fd] = watch
+    this.#record(watch)
     this.#arm()
     return watch
+  }
+
+  /**
+   * `add` for each; with io_uring, in one system call for up to 128. In place of a watch stands the error of those that `add` would
+   * have thrown.
+   */
+  addMany(requests: readonly WatchRequest[]): (Watch | NativeError)[] {
+    if (this.#closed) throw new BatonNativeError('BATON_ERR_FD_CLOSED', 'the poller is closed')
+    const watches = requests.map(({ fd, events, listener }) => this.#newWatch(fd, events, listener))
+    const errors = this.#controlMany(EPOLL_CTL_ADD, watches)
+    for (const [index, watch] of watches.entries()) if (errors[index] === undefined) this.#record(watch)
+    this.#arm()
+    return watches.map((watch, index) => errors[index] ?? watch)
+  }
+
+  /** `Watch.remove` of each, as `addMany`. Throws the first error, once all others are removed. */
+  removeMany(watches: readonly Watch[]): void {
+    const current = watches.filter((watch) => watch.release() && this.#watches[watch.fd] === watch)
+    for (const watch of current) this.#erase(watch)
+    const errors = this.#controlMany(EPOLL_CTL_DEL, current)
+    const failure = errors.find((error) => error !== undefined)
+    if (failure !== undefined) throw failure
   }
 
   /** Drops all watches, and closes the set once an outstanding wait has returned. A second call does nothing. */
@@ -159,6 +188,17 @@ export class Poller {
     this.#waiter.exit()
   }
 
+  #newWatch(fd: BorrowedFd, events: number, listener: ReadinessListener): Watch {
+    this.#generation = this.#generation === LAST_GENERATION ? WAKE + 1 : this.#generation + 1
+    return new Watch(this.#watcher, fd, this.#generation, events, listener)
+  }
+
+  #record(watch: Watch): void {
+    // Otherwise it was closed without `remove`.
+    if (this.#watches[watch.fd] === undefined) this.#size += 1
+    this.#watches[watch.fd] = watch
+  }
+
   #modify(watch: Watch, events: number): void {
     if (this.#watches[watch.fd] !== watch) return
     this.#control(EPOLL_CTL_MOD, watch.fd, events, watch.generation)
@@ -167,23 +207,41 @@ export class Poller {
   #remove(watch: Watch): void {
     // Stale: the descriptor was closed without `remove`, and a new one with the same number is watched.
     if (this.#watches[watch.fd] !== watch) return
+    this.#erase(watch)
+    this.#control(EPOLL_CTL_DEL, watch.fd, 0, watch.generation)
+  }
+
+  #erase(watch: Watch): void {
     this.#watches[watch.fd] = undefined
     this.#size -= 1
-    if (this.#size === 0) {
-      this.#forget()
-      this.wake()
-    }
-    this.#control(EPOLL_CTL_DEL, watch.fd, 0, watch.generation)
+    if (this.#size > 0) return
+    this.#forget()
+    this.wake()
   }
 
   #control(operation: number, fd: BorrowedFd, events: number, generation: number): void {
     const { buffer, address } = this.#request
-    buffer.writeUInt32LE(events, 0)
-    buffer.writeInt32LE(fd, EPOLL_DATA)
-    buffer.writeUInt32LE(generation, EPOLL_DATA + 4)
+    writeEvent(buffer, 0, events, fd, generation)
     if (libc.epoll_ctl(this.#epoll, operation, fd, address) === -1) {
       throw new NativeError('epoll_ctl', lastErrno(), { fd })
     }
+  }
+
+  /** @returns the error of each, in their order */
+  #controlMany(
+    operation: typeof EPOLL_CTL_ADD | typeof EPOLL_CTL_DEL,
+    watches: readonly Watch[],
+  ): (NativeError | undefined)[] {
+    if (this.#controls !== undefined && watches.length > 1) return this.#controls.run(operation, watches)
+    return watches.map(({ fd, events, generation }) => {
+      try {
+        this.#control(operation, fd, events, generation)
+        return undefined
+      } catch (error) {
+        if (error instanceof NativeError) return error
+        throw error
+      }
+    })
   }
 
   #forget(): void {

@@ -42,6 +42,9 @@ export const OPCODES = {
   asyncCancel: 14,
   close: 19,
   send: 26,
+  receive: 27,
+  /** The descriptor is in `offset`, the operation in `length`. */
+  epollControl: 29,
   uringCommand: 46,
   epollWait: 59,
 } as const

@@ -1,6 +1,6 @@
 import { Arena } from './arena.ts'
 import { OwnedFd, type BorrowedFd } from './descriptors.ts'
-import { ECANCELED, EINTR } from './errno.ts'
+import { ECANCELED, EINTR, EINVAL } from './errno.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import {
@@ -29,6 +29,14 @@ const RING_BYTES = 2 * PAGE
 
 /** Result of a chain whose first operation has not completed. Lower than any -errno. */
 export const PENDING = -0x8000_0000
+
+/**
+ * Whether an operation of a batch must be repeated as a system call, which tells what is wrong: the kernel had no memory for it, or does not
+ * have this operation (EINVAL).
+ */
+export function isNotStarted(result: number): boolean {
+  return result === -ECANCELED || result === -EINVAL
+}
 
 /** An operation; fields as in `struct io_uring_sqe` (io_uring_enter(2)). */
 export interface Submission {

@@ -14,6 +14,13 @@ export const EPOLLET = 2 ** 31
 /** One listener may serve many descriptors: it is told which one is ready. */
 export type ReadinessListener = (events: number, fd: BorrowedFd) => void
 
+/** A descriptor to watch, see `Poller.add`. */
+export interface WatchRequest {
+  readonly fd: BorrowedFd
+  readonly events: number
+  readonly listener: ReadinessListener
+}
+
 /** The poller's side of a watch. */
 export interface Watcher {
   modify(watch: Watch, events: number): void
@@ -70,7 +77,13 @@ export class Watch {
    */
   remove(): void {
     const watcher = this.#watcher
+    if (this.release()) watcher?.remove(this)
+  }
+
+  /** For the poller, which removes it itself. False: it is removed already. */
+  release(): boolean {
+    const isWatched = this.#watcher !== undefined
     this.#watcher = undefined
-    watcher?.remove(this)
+    return isWatched
   }
 }

@@ -14,6 +14,7 @@ import {
   localAddress,
   NativeError,
   OwnedFd,
+  peekMany,
   peerAddress,
   Poller,
   recv,
@@ -76,6 +77,38 @@ const stories: [string, string, Outcome | object, { descriptors?: number }?][] =
     'one that cannot be closed does not keep others open',
     'close-bad',
     { code: 'EBADF', fd: true, leaked: 0 },
+  ],
+  [
+    'many sockets are looked at, and nothing is taken from them',
+    'peek',
+    {
+      looks: [
+        'none',
+        '5 of 1',
+        '4096 of 2',
+        '4097 of 3',
+        '16384 of 4',
+        '0 of ',
+        'ECONNRESET recv',
+        'EBADF recv',
+      ],
+      kept: 20_000,
+      small: true,
+    },
+  ],
+  [
+    'many descriptors are watched, and those that cannot be do not matter to others',
+    'watches',
+    {
+      refused: [3, 'EEXIST', 150, 'EBADF'],
+      size: 150,
+      each: 150,
+      failure: 'EBADF',
+      left: 0,
+      twice: 'no error',
+      changed: 'BATON_ERR_FD_CLOSED',
+      calls: 150,
+    },
   ],
   // The kernel wrote the last completions of a Worker's ring into memory freed with its heap: SIGSEGV.
   ['a Worker has no ring, and its end does no harm', 'workers', { accepted: 30, rings: 0 }],
@@ -191,6 +224,42 @@ void t.test(
     for (const { fd } of connections) close(fd)
   },
 )
+
+void t.test('sockets not looked at together are looked at one by one', { skip: noRing }, async (t) => {
+  const pairs = Array.from({ length: 5 }, () => socketpair('stream'))
+  closing(t, ...pairs.flat())
+  for (const [index, [, far]] of pairs.entries()) send(far.fd, Buffer.from(`${index}`))
+  refusingAfter(t, 2)
+  const peeked = peekMany(
+    pairs.map(([near]) => near.fd),
+    8,
+  )
+  t.same(peeked.map(String), ['0', '1', '2', '3', '4'])
+})
+
+void t.test('descriptors not watched together are watched one by one', { skip: noRing }, async (t) => {
+  const pairs = Array.from({ length: 5 }, () => socketpair('stream'))
+  closing(t, ...pairs.flat())
+  const poller = new Poller()
+  t.teardown(() => poller.close())
+  const request = ([near]: OwnedFd[]) => ({ fd: present(near).fd, events: EPOLLIN, listener: () => {} })
+  refusingAfter(t, 2)
+  const watches = poller.addMany(pairs.map(request)).map((watch) => {
+    if (watch instanceof NativeError) throw watch
+    return watch
+  })
+  t.equal(poller.size, 5)
+  // Each is in the set: the kernel refuses it a second time.
+  const again = poller.addMany(pairs.map(request))
+  t.same(
+    again.map((each) => each instanceof NativeError && each.code),
+    pairs.map(() => 'EEXIST'),
+  )
+  refusingAfter(t, 2)
+  poller.removeMany(watches)
+  t.equal(poller.size, 0)
+  t.notOk(poller.addMany(pairs.map(request)).some((each) => each instanceof NativeError))
+})
 
 void t.test('descriptors not closed together are closed one by one', { skip: noRing }, async (t) => {
   socketpair('stream').forEach((end) => end.close())

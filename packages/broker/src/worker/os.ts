@@ -11,6 +11,8 @@ import {
   NativeError,
   OwnedFd,
   peek,
+  type Peeked,
+  peekMany,
   peerAddress,
   type Poller,
   setNonblocking,
@@ -28,6 +30,9 @@ export interface Watcher {
   add(...args: Parameters<Poller['add']>): Pick<Watch, 'modify' | 'remove'>
 }
 
+/** The part of a poller that watches connections whose service is not chosen yet. */
+export type ManyWatcher = Pick<Poller, 'addMany' | 'removeMany'>
+
 /** A running relay. */
 export interface Carried {
   readonly bytes: { in: number; out: number }
@@ -43,6 +48,8 @@ export interface Os extends Clock {
   readonly random: () => number
   /** See `peek` of native-sendmsg. */
   peek(fd: number, max: number): Buffer | undefined
+  /** See `peekMany` of native-sendmsg. */
+  peekMany(fds: readonly number[], max: number): Peeked[]
   /** See `closeClients`. */
   closeClients(connections: readonly Pick<ClientConnection, 'fd' | 'peer'>[]): void
   /** The address of the client behind a connected socket. When it has left, only the family is known: an empty or unspecified address. */
@@ -74,6 +81,7 @@ export const systemOs: Os = {
   parallelism: availableParallelism(),
   random: Math.random,
   peek,
+  peekMany,
   closeClients,
   peer: (fd) => peerAddress(fd) ?? unspecified(localAddress(fd).family),
   local: (fd) => {

@@ -131,6 +131,7 @@ export function createWorker(
     return service
   }
   const flush = () => {
+    doorways.look()
     for (const service of services.values()) service.flush()
   }
   const doorways = new Doorways({

@@ -419,6 +419,9 @@ export class Broker {
         if (unread === 0 && !finished && !gone) return undefined
         return Buffer.from(unread > 0 && !gone ? 'G' : '')
       },
+      peekMany: () => {
+        throw new Error('no listener of the simulation has routes')
+      },
       closeClients: (connections) => connections.forEach(({ fd }) => this.#close(fd.release())),
       peer: (fd) => {
         // Asked for when a parked connection arrives with its next request.

@@ -22,14 +22,53 @@ export type Decision =
   /** Consume exactly the header, and go on with what follows it. */
   | { readonly action: 'consume'; readonly header: IncomingProxyHeader }
   /** No route matches, or nothing can be decided: the listener's own service. `head`: of an HTTP request that could be read. */
-  | { readonly action: 'fallback'; readonly head?: RequestHead }
-  | { readonly action: 'route'; readonly route: Route; readonly head?: RequestHead }
+  | { readonly action: 'fallback'; readonly head?: RequestHead | undefined }
+  | { readonly action: 'route'; readonly route: Route; readonly head?: RequestHead | undefined }
   /** HTTP parsers could read it in two ways. */
   | { readonly action: 'refuse' }
   /** A trusted peer has sent no header, or a broken one. */
   | { readonly action: 'no-header' }
 
+/** What becomes of a connection after a look. `gone`: no backend could serve it. */
+export type Verdict = Decision | { readonly action: 'gone' }
+
 const FALLBACK = { action: 'fallback' } as const
+const GONE = { action: 'gone' } as const
+
+/** Whether the connection need not be looked at any more. */
+export function isLast({ action }: Verdict): boolean {
+  return action !== 'wait' && action !== 'consume'
+}
+
+/**
+ * @param bytes everything that has arrived, at most `MAX_PEEK`; undefined: nothing yet; empty: the end
+ * @param looked what is known from looks before; `ended`: no more bytes will come
+ * @param table undefined if nothing depends on more than the PROXY header, or on the head itself
+ */
+export function verdictOn(
+  bytes: Buffer | undefined,
+  looked: { readonly stage: Stage; readonly progress: Progress; readonly ended: boolean },
+  protocol: 'http' | 'tls' | 'tcp',
+  table: RouteTable | undefined,
+): Verdict {
+  const { stage, progress, ended } = looked
+  if (bytes === undefined) return ended ? GONE : { action: 'wait', progress }
+  if (bytes.length === 0) return GONE
+  const decision = decide(bytes, stage, progress, protocol, table)
+  // Half a request, or half a hello: no backend could serve it.
+  return ended && decision.action === 'wait' ? GONE : decision
+}
+
+function decide(
+  bytes: Buffer,
+  stage: Stage,
+  progress: Progress,
+  protocol: 'http' | 'tls' | 'tcp',
+  table: RouteTable | undefined,
+): Decision {
+  if (stage === 'proxy') return decideHeader(bytes)
+  return protocol === 'tcp' ? FALLBACK : decideContent(bytes, protocol, table, progress)
+}
 
 export function decideHeader(bytes: Buffer): Decision {
   const reading = readProxyHeader(bytes)
@@ -59,7 +98,7 @@ function decideHello(bytes: Buffer, table: RouteTable | undefined, progress: Pro
   if (bytes.length < progress.seen) return { action: 'wait', progress }
   const reading = readClientHello(bytes)
   if (reading.state === 'not-tls') return FALLBACK
-  if (reading.state === 'found') return routeOr(table.byHello(reading.hello))
+  if (reading.state === 'found') return routeOr(table.byHello(reading.hello), undefined)
   return reading.bytes > MAX_PEEK ? FALLBACK : { action: 'wait', progress: { seen: reading.bytes } }
 }
 
@@ -74,9 +113,9 @@ function decideHead(bytes: Buffer, table: RouteTable | undefined, { seen }: Prog
   const { head } = reading
   if (table === undefined) return { action: 'fallback', head }
   if (table.isAmbiguous(head)) return refused
-  return { ...routeOr(table.byHead(head)), head }
+  return routeOr(table.byHead(head), head)
 }
 
-function routeOr(route: Route | undefined): Extract<Decision, { action: 'fallback' | 'route' }> {
-  return route === undefined ? FALLBACK : { action: 'route', route }
+function routeOr(route: Route | undefined, head: RequestHead | undefined): Decision {
+  return route === undefined ? { action: 'fallback', head } : { action: 'route', route, head }
 }

@@ -4,29 +4,22 @@ import {
   EPOLLHUP,
   EPOLLIN,
   EPOLLRDHUP,
+  MAX_PEEKS,
   NativeError,
-  peerCredentials,
-  receivePlain,
+  type Peeked,
   type Watch,
 } from '@baton/native-sendmsg'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { ListenerConfig } from '../../config/config.ts'
-import { networksOf } from '../../config/trusted-source.ts'
 import type { UnroutedReason } from '../../metrics/labels.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import { digestOf, type Routed } from '../connection/routed.ts'
-import type { Os, Watcher } from '../os.ts'
-import {
-  decideContent,
-  decideHeader,
-  type Decision,
-  MAX_PEEK,
-  type Progress,
-  type Stage,
-} from './decision.ts'
+import type { ManyWatcher, Os } from '../os.ts'
+import { isLast, MAX_PEEK, type Progress, type Stage, type Verdict, verdictOn } from './decision.ts'
 import type { ConnectionTable } from './limits/connection-table.ts'
 import { ListenerLimits } from './limits/listener-limits.ts'
 import { cookieOf, type RequestHead } from './parse/request-head.ts'
+import { consume, trustOf } from './proxy-header-source.ts'
 import { type Route, RouteTable } from './table.ts'
 
 /**
@@ -53,7 +46,7 @@ export interface DoorwayHost {
   unrouted(connection: ClientConnection, reason: UnroutedReason): void
   /** Open connections could not be counted. */
   cannotCount(error: NativeError): void
-  /** Those that were decided by now are all of this turn. Not called when a watch has fired: the poller's round has an end of its own. */
+  /** Those that were decided by now are all of this turn. Not called by `look`. */
   flush(): void
 }
 
@@ -64,10 +57,17 @@ interface Waiting {
   /** Within the limits. */
   admitted: boolean
   progress: Progress
-  watch: Pick<Watch, 'remove'> | undefined
+  /** No more bytes will come. */
+  ended: boolean
+  /** Among those of the next look. */
+  isDue: boolean
+  watch: Watch | undefined
 }
 
 const NOTHING: Progress = { seen: 0 }
+
+/** What is left of a connection that has failed. */
+const NO_BYTES = Buffer.alloc(0)
 
 /**
  * Connections of one listener between accept and the choice of a service. Their first bytes are looked at and left where they are, for the
@@ -78,10 +78,13 @@ export class Doorway {
   readonly #table: RouteTable | undefined
   readonly #limits: ListenerLimits | undefined
   readonly #isTrusted: (connection: ClientConnection) => boolean
-  readonly #poller: Watcher
+  readonly #poller: ManyWatcher
   readonly #host: DoorwayHost
   readonly #os: Os
   readonly #waiting = new Set<Waiting>()
+  /** Those that are looked at in the end of this turn, together: a system call for each costs more than all the rest. */
+  #due: Waiting[] = []
+  #planned = false
   /** Those of them that wait until open connections have been counted. */
   readonly #uncounted = new Set<Waiting>()
   readonly #whenEmpty: (() => void)[] = []
@@ -91,7 +94,13 @@ export class Doorway {
   #closed = false
 
   /** @param table needed if the number of open connections is limited (`limitsConnections`) */
-  constructor(config: ListenerConfig, poller: Watcher, host: DoorwayHost, os: Os, table?: ConnectionTable) {
+  constructor(
+    config: ListenerConfig,
+    poller: ManyWatcher,
+    host: DoorwayHost,
+    os: Os,
+    table?: ConnectionTable,
+  ) {
     this.#config = config
     this.#table = config.routes.length > 0 ? new RouteTable(config.routes) : undefined
     const { limits } = config
@@ -147,6 +156,7 @@ export class Doorway {
       this.#leave(waiting)
       waiting.connection.peeked = waiting.stage
     }
+    this.#due = []
     this.#noteEmpty()
     return all.map(({ connection }) => connection)
   }
@@ -182,6 +192,8 @@ export class Doorway {
       stage,
       admitted,
       progress: NOTHING,
+      ended: false,
+      isDue: false,
       watch: undefined,
     }
     this.#waiting.add(waiting)
@@ -189,53 +201,59 @@ export class Doorway {
   }
 
   #begin(waiting: Waiting): void {
-    // Often everything is there already.
-    if (this.#look(waiting, false)) return
-    try {
-      waiting.watch = this.#poller.add(waiting.connection.fd.fd, EVENTS, (events) =>
-        this.#ready(waiting, events),
-      )
-    } catch (error) {
-      if (!(error instanceof NativeError)) throw error
-      return this.#late(waiting)
-    }
-    this.#arm()
+    if (waiting.stage === 'content' && !this.#isAdmitted(waiting)) return
+    if (waiting.stage === 'content' && !this.#wantsContent) this.#decided(waiting, this.#config.service)
+    else this.#lookSoon(waiting)
   }
 
   #ready(waiting: Waiting, events: number): void {
     if (!this.#waiting.has(waiting)) return
     // After a reset its bytes can still be read; no backend could answer.
-    if ((events & EPOLLERR) !== 0) this.#unrouted(waiting, 'client_gone')
-    else this.#look(waiting, (events & (EPOLLRDHUP | EPOLLHUP)) !== 0)
+    if ((events & EPOLLERR) !== 0) return this.#unrouted(waiting, 'client_gone')
+    if ((events & (EPOLLRDHUP | EPOLLHUP)) !== 0) waiting.ended = true
+    this.#lookSoon(waiting)
   }
 
-  /**
-   * @param ended no more bytes will come
-   * @returns whether it has left, or waits for something else than bytes
-   */
-  #look(waiting: Waiting, ended: boolean): boolean {
-    while (this.#waiting.has(waiting)) {
-      if (waiting.stage === 'content' && !this.#isAdmitted(waiting)) return true
-      if (waiting.stage === 'content' && !this.#wantsContent) {
-        this.#decided(waiting, this.#config.service)
-        break
-      }
-      const bytes = this.#peek(waiting)
-      if (bytes === undefined && !ended) return false
-      if (bytes === undefined || bytes.length === 0) {
-        this.#unrouted(waiting, 'client_gone')
-        break
-      }
-      const decision = this.#decide(waiting, bytes)
-      if (decision.action === 'wait') {
-        waiting.progress = decision.progress
-        if (!ended) return false
-        // Half a request, or half a hello: no backend could serve it.
-        this.#unrouted(waiting, 'client_gone')
-        break
-      } else this.#apply(waiting, decision)
+  #lookSoon(waiting: Waiting): void {
+    this.#addDue(waiting)
+    this.#arm()
+    if (this.#planned) return
+    this.#planned = true
+    // Not every turn ends with a look: connections also come outside of the poller's rounds.
+    queueMicrotask(() => {
+      this.#planned = false
+      if (this.#due.length === 0) return
+      this.look()
+      this.#host.flush()
+    })
+  }
+
+  #addDue(waiting: Waiting): void {
+    if (waiting.isDue) return
+    waiting.isDue = true
+    this.#due.push(waiting)
+  }
+
+  /** Looks at what has come in this turn: new connections, and those of which more has arrived. */
+  look(): void {
+    while (this.#due.length > 0) {
+      const due = this.#due.splice(0, MAX_PEEKS)
+      for (const waiting of due) waiting.isDue = false
+      const left = due.filter((waiting) => this.#waiting.has(waiting))
+      // Without one, the poller may be closed already.
+      if (left.length > 0) this.#lookAt(left)
     }
-    return true
+  }
+
+  #lookAt(due: readonly Waiting[]): void {
+    const fds = due.map(({ connection }) => connection.fd.fd)
+    const peeked = this.#os.peekMany(fds, MAX_PEEK)
+    // All decisions before anything else is done: the next look overwrites the bytes.
+    const decisions = due.map((waiting, index) => this.#decide(waiting, peeked[index]))
+    this.#unwatch(due.filter((_, index) => isLast(decisions[index] as Verdict)))
+    for (const [index, waiting] of due.entries())
+      if (this.#waiting.has(waiting)) this.#apply(waiting, decisions[index] as Verdict)
+    this.#watch(due.filter((_, index) => decisions[index]?.action === 'wait'))
   }
 
   /** Whether anything depends on more than the PROXY header. */
@@ -245,25 +263,18 @@ export class Doorway {
     return protocol === 'http' && service !== null && this.#host.cookieOf(service) !== undefined
   }
 
-  /** Undefined while there is nothing; empty at the end, or after an error. */
-  #peek({ connection }: Waiting): Buffer | undefined {
-    try {
-      return this.#os.peek(connection.fd.fd, MAX_PEEK)
-    } catch (error) {
-      if (error instanceof NativeError) return Buffer.alloc(0)
-      throw error
-    }
+  #decide(waiting: Waiting, peeked: Peeked): Verdict {
+    const bytes = peeked instanceof NativeError ? NO_BYTES : peeked
+    return verdictOn(bytes, waiting, this.#config.protocol, this.#table)
   }
 
-  #decide({ stage, progress }: Waiting, bytes: Buffer): Decision {
-    if (stage === 'proxy') return decideHeader(bytes)
-    const { protocol } = this.#config
-    if (protocol === 'tcp') return { action: 'fallback' }
-    return decideContent(bytes, protocol, this.#table, progress)
-  }
-
-  #apply(waiting: Waiting, decision: Exclude<Decision, { action: 'wait' }>): void {
+  #apply(waiting: Waiting, decision: Verdict): void {
     switch (decision.action) {
+      case 'wait':
+        waiting.progress = decision.progress
+        return
+      case 'gone':
+        return this.#unrouted(waiting, 'client_gone')
       case 'consume': {
         const { length, addresses } = decision.header
         if (!consume(waiting.connection, length)) return this.#unrouted(waiting, 'client_gone')
@@ -272,17 +283,41 @@ export class Doorway {
           waiting.connection.proxied = addresses
         waiting.stage = 'content'
         waiting.progress = NOTHING
-        return
+        return this.#begin(waiting)
       }
       case 'route':
-        return this.#decided(waiting, decision.route.service, decision)
+        return this.#decided(waiting, decision.route.service, decision.route, decision.head)
       case 'fallback':
-        return this.#decided(waiting, this.#config.service, decision)
+        return this.#decided(waiting, this.#config.service, undefined, decision.head)
       case 'refuse':
         return this.#unrouted(waiting, 'ambiguous')
       case 'no-header':
         return this.#unrouted(waiting, 'proxy_header')
     }
+  }
+
+  /** An event follows at once if something has arrived since the look. */
+  #watch(all: readonly Waiting[]): void {
+    const fresh = all.filter((waiting) => waiting.watch === undefined && this.#waiting.has(waiting))
+    if (fresh.length === 0) return
+    const watches = this.#poller.addMany(
+      fresh.map((waiting) => ({
+        fd: waiting.connection.fd.fd,
+        events: EVENTS,
+        listener: (events) => this.#ready(waiting, events),
+      })),
+    )
+    for (const [index, waiting] of fresh.entries()) {
+      const watch = watches[index]
+      if (watch instanceof NativeError) this.#late(waiting)
+      else waiting.watch = watch
+    }
+  }
+
+  /** Together: they leave in the same turn. */
+  #unwatch(all: readonly Waiting[]): void {
+    this.#poller.removeMany(all.flatMap(({ watch }) => watch ?? []))
+    for (const waiting of all) waiting.watch = undefined
   }
 
   /** False: it was refused, or open connections have to be counted first. Of one behind a load balancer, the address is known now. */
@@ -334,24 +369,26 @@ export class Doorway {
     else this.#decided(waiting, this.#config.service)
   }
 
-  #decided(
-    waiting: Waiting,
-    service: string | null,
-    { route, head }: { readonly route?: Route; readonly head?: RequestHead } = {},
-  ): void {
+  #decided(waiting: Waiting, service: string | null, route?: Route, head?: RequestHead): void {
+    const { connection } = waiting
     this.#leave(waiting)
     // From here on it moves like any other of its service.
-    waiting.connection.peeked = undefined
-    const { version } = route ?? {}
+    connection.peeked = undefined
+    const routed = this.#routed(service, route, head)
+    if (routed !== undefined) connection.routed = routed
+    this.#host.decided(connection, service)
+    this.#noteEmpty()
+  }
+
+  #routed(service: string | null, route?: Route, head?: RequestHead): Routed | undefined {
+    const version = route?.version
     const cookie = service === null || head === undefined ? undefined : this.#host.cookieOf(service)
     const value = cookie === undefined || head === undefined ? undefined : cookieOf(head, cookie)
-    const routed: Routed = {
+    if (version === undefined && value === undefined) return undefined
+    return {
       ...(version !== undefined && { version }),
       ...(value !== undefined && { sticky: digestOf(value) }),
     }
-    if (version !== undefined || value !== undefined) waiting.connection.routed = routed
-    this.#host.decided(waiting.connection, service)
-    this.#noteEmpty()
   }
 
   #unrouted(waiting: Waiting, reason: UnroutedReason): void {
@@ -379,43 +416,16 @@ export class Doorway {
     this.#timer = this.#os.setTimeout(() => {
       this.#timer = undefined
       const now = this.#os.now()
-      for (const waiting of this.#waiting)
-        if (waiting.until <= now && waiting.watch !== undefined) this.#late(waiting)
+      const over = [...this.#waiting].filter(
+        (waiting) => waiting.until <= now && !this.#uncounted.has(waiting),
+      )
+      // What has come in time counts, also if its event has not.
+      for (const waiting of over) this.#addDue(waiting)
+      this.look()
+      for (const waiting of over)
+        if (this.#waiting.has(waiting) && !this.#uncounted.has(waiting)) this.#late(waiting)
       this.#host.flush()
       this.#arm()
     }, tick)
-  }
-}
-
-/** Tells trusted peers, by address, or by user where they have none. */
-function trustOf({ proxyProtocol }: ListenerConfig): (connection: ClientConnection) => boolean {
-  if (proxyProtocol === null) return () => false
-  const { from } = proxyProtocol
-  const isOfNetwork = networksOf(from)
-  const uids = new Set(from.flatMap((source) => (source.kind === 'uid' ? [source.uid] : [])))
-  return ({ fd, peer }) => {
-    if (peer.family !== 'unix') return isOfNetwork(peer.address)
-    try {
-      return uids.has(peerCredentials(fd.fd).uid)
-    } catch (error) {
-      if (error instanceof NativeError) return false
-      throw error
-    }
-  }
-}
-
-/** Reads exactly the bytes that were looked at. False: the client's socket has failed. */
-function consume({ fd }: ClientConnection, length: number): boolean {
-  try {
-    // A Unix socket may deliver less at a time.
-    for (let left = length; left > 0;) {
-      const read = receivePlain(fd.fd, left).length
-      if (read === 0) return false
-      left -= read
-    }
-    return true
-  } catch (error) {
-    if (error instanceof NativeError) return false
-    throw error
   }
 }

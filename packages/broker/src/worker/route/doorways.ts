@@ -6,7 +6,7 @@ import { FIRST_REASONS } from '../../ipc/copies.ts'
 import type { Metrics } from '../../metrics/metrics.ts'
 import { discardClient } from '../connection/close-clients.ts'
 import type { ClientConnection } from '../connection/connection.ts'
-import { type Os, systemOs, type Watcher } from '../os.ts'
+import { type ManyWatcher, type Os, systemOs } from '../os.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
 import { BAD_REQUEST, FULL, NOT_FOUND, TOO_MANY_REQUESTS, UNRECOGNIZED_NAME } from './answers.ts'
 import { Doorway } from './doorway.ts'
@@ -20,7 +20,7 @@ const LOG_INTERVAL_MS = 60_000
 const UNREPORTED: readonly UnroutedReason[] = ['client_gone', 'shutdown']
 
 interface DoorwaysDeps {
-  readonly poller: Watcher
+  readonly poller: ManyWatcher
   readonly lingeringClose: Pick<LingeringClose, 'reject' | 'answer' | 'answerAtOnce'>
   readonly metrics: Metrics
   readonly logger: Logger
@@ -99,6 +99,11 @@ export class Doorways {
     this.#doorways.set(name, doorway)
     this.#countsOf(name)
     return doorway
+  }
+
+  /** Looks at what has come in this turn: some of it arrives at a service. */
+  look(): void {
+    for (const doorway of this.#doorways.values()) doorway.look()
   }
 
   /** Connections that are being looked at. */

@@ -19,7 +19,9 @@ export class HostIndex {
   /** Indices of the patterns that accept the name, in their order. */
   find(name: string | undefined): readonly number[] {
     if (name === undefined || name === '') return this.#unconditional
-    const found = [this.#unconditional, this.#names.get(name) ?? [], this.#suffixes.get('') ?? []]
+    const named = this.#names.get(name)
+    if (this.#suffixes.size === 0 && this.#unconditional.length === 0) return named ?? []
+    const found = [this.#unconditional, named ?? [], this.#suffixes.get('') ?? []]
     if (this.#suffixes.size > 0) {
       for (let dot = name.indexOf('.', 1); dot !== -1; dot = name.indexOf('.', dot + 1)) {
         const indices = this.#suffixes.get(name.slice(dot))

@@ -31,33 +31,33 @@ export class RouteTable {
 
   /** Undefined: no route matches. */
   byHello({ sni, alpn }: ClientHello): Route | undefined {
-    return this.#first(
-      this.#bySni.find(sni),
-      (route) => route.alpn === undefined || alpn.includes(route.alpn),
-    )
+    for (const index of this.#bySni.find(sni)) {
+      const route = this.#routes[index] as Route
+      if (route.alpn === undefined || alpn.includes(route.alpn)) return route
+    }
+    return undefined
   }
 
   /** Undefined: no route matches. */
   byHead(head: RequestHead): Route | undefined {
-    return this.#first(this.#byHost.find(head.host), ({ path, header, cookie }) => {
-      if (path !== undefined && !acceptsPath(path, head.path)) return false
-      if (header !== undefined && !accepts(header, (name) => head.fields.get(name)?.[0])) return false
-      return cookie === undefined || accepts(cookie, (name) => cookieOf(head, name))
-    })
+    for (const index of this.#byHost.find(head.host)) {
+      const route = this.#routes[index] as Route
+      if (meets(head, route)) return route
+    }
+    return undefined
   }
 
   /** Whether a field that routes depend on occurs twice: servers differ in which of them counts. */
   isAmbiguous({ fields }: RequestHead): boolean {
     return this.#fields.some((name) => (fields.get(name)?.length ?? 0) > 1)
   }
+}
 
-  #first(candidates: readonly number[], isMet: (route: Route) => boolean): Route | undefined {
-    for (const index of candidates) {
-      const route = this.#routes[index] as Route
-      if (isMet(route)) return route
-    }
-    return undefined
-  }
+/** Whether the request meets all conditions beside that of its host. */
+function meets(head: RequestHead, { path, header, cookie }: Route): boolean {
+  if (path !== undefined && !acceptsPath(path, head.path)) return false
+  if (header !== undefined && !accepts(header, (name) => head.fields.get(name)?.[0])) return false
+  return cookie === undefined || accepts(cookie, (name) => cookieOf(head, name))
 }
 
 function accepts(

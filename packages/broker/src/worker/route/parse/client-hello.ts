@@ -21,6 +21,8 @@ const HANDSHAKE = 22
 /** Maximum payload of an unencrypted record (RFC 8446, section 5.1). */
 const MAX_RECORD = 16_384
 const MESSAGE_HEADER = 4
+/** Where the body of the message begins in the first record. */
+const BODY = RECORD_HEADER + MESSAGE_HEADER
 const CLIENT_HELLO = 1
 const RANDOM_END = 34
 const SERVER_NAME = 0
@@ -35,6 +37,21 @@ const NOT_TLS: HelloReading = { state: 'not-tls' }
  * whole message is there, because a server cannot answer sooner either.
  */
 export function readClientHello(bytes: Buffer): HelloReading {
+  const end = endOfOnly(bytes)
+  return end === undefined ? gather(bytes) : readMessage(bytes, BODY, end)
+}
+
+/** Where the message ends if it is all there, in the first record, as almost all are; otherwise undefined. */
+function endOfOnly(bytes: Buffer): number | undefined {
+  if (bytes.length < BODY || !beginsRecord(bytes, 0) || bytes[RECORD_HEADER] !== CLIENT_HELLO)
+    return undefined
+  const length = bytes.readUInt16BE(3)
+  const size = MESSAGE_HEADER + bytes.readUIntBE(RECORD_HEADER + 1, 3)
+  const end = RECORD_HEADER + size
+  return length <= MAX_RECORD && size <= length && end <= bytes.length ? end : undefined
+}
+
+function gather(bytes: Buffer): HelloReading {
   const parts: Buffer[] = []
   let gathered = 0
   /** Bytes of the message; unknown until its header is there. */
@@ -55,7 +72,7 @@ export function readClientHello(bytes: Buffer): HelloReading {
     }
     if (size !== undefined && gathered >= size) {
       const message = parts.length === 1 ? part : Buffer.concat(parts, size)
-      return readMessage(message.subarray(MESSAGE_HEADER, size))
+      return readMessage(message, MESSAGE_HEADER, size)
     }
     if (end > bytes.length) return { state: 'more', bytes: end }
     at = end
@@ -74,29 +91,31 @@ function beginsRecord(bytes: Buffer, at: number): boolean {
   )
 }
 
-function readMessage(body: Buffer): HelloReading {
-  const hello = new Fields(body)
+function readMessage(bytes: Buffer, from: number, to: number): HelloReading {
+  const hello = new Fields(bytes, from, to)
   hello.skip(RANDOM_END)
   // legacy_session_id, cipher_suites, legacy_compression_methods.
-  hello.vector(1)
-  hello.vector(2)
-  hello.vector(1)
+  hello.skip(hello.number(1))
+  hello.skip(hello.number(2))
+  hello.skip(hello.number(1))
   let sni: string | undefined
   let alpn: string[] = []
-  const seen = new Set<number>()
+  const seen = new Types()
   // A hello of TLS 1.2 may have no extensions at all.
-  const extensions = hello.empty ? hello : new Fields(hello.vector(2))
+  const extensions = hello.empty ? hello : hello.vector(2)
   while (!extensions.empty && !extensions.failed) {
     const type = extensions.number(2)
-    const data = new Fields(extensions.vector(2))
+    const isRead = type === SERVER_NAME || type === ALPN
+    const data = isRead ? extensions.vector(2) : undefined
+    if (data === undefined) extensions.skip(extensions.number(2))
     if (extensions.failed) break
     // Two of one kind are forbidden (RFC 8446, section 4.2), and would be read in two ways.
-    if (seen.has(type)) return NOT_TLS
-    seen.add(type)
+    if (!seen.add(type)) return NOT_TLS
+    if (data === undefined) continue
     if (type === SERVER_NAME) {
       sni = readServerName(data)
       if (sni === undefined) return NOT_TLS
-    } else if (type === ALPN) alpn = readProtocols(data)
+    } else alpn = readProtocols(data)
     if (data.failed) return NOT_TLS
   }
   if (hello.failed || extensions.failed || !hello.empty) return NOT_TLS
@@ -105,33 +124,59 @@ function readMessage(body: Buffer): HelloReading {
 
 /** The one host name of the list; undefined if there is none, or if it is no name. */
 function readServerName(data: Fields): string | undefined {
-  const list = new Fields(data.vector(2))
+  const list = data.vector(2)
   const type = list.number(1)
-  const name = list.vector(2)
+  const length = list.number(2)
+  const name = list.text(length)
   if (data.failed || list.failed || !data.empty || !list.empty || type !== HOST_NAME) return undefined
-  if (name.length === 0 || name.length > MAX_NAME) return undefined
-  for (const byte of name) if (byte <= 0x20 || byte >= 0x7f) return undefined
-  return name.toString('latin1').toLowerCase().replace(/\.$/, '')
+  if (length === 0 || length > MAX_NAME) return undefined
+  for (let at = 0; at < length; at++) {
+    const code = name.charCodeAt(at)
+    if (code <= 0x20 || code >= 0x7f) return undefined
+  }
+  return (name.endsWith('.') ? name.slice(0, -1) : name).toLowerCase()
 }
 
 function readProtocols(data: Fields): string[] {
-  const list = new Fields(data.vector(2))
+  const list = data.vector(2)
   const found: string[] = []
-  while (!list.empty && !list.failed) found.push(list.vector(1).toString('latin1'))
+  while (!list.empty && !list.failed) found.push(list.text(list.number(1)))
   if (list.failed || !data.empty) data.fail()
   return found
 }
 
-const NONE = Buffer.alloc(0)
+/** Types of extensions. Nearly all are small numbers, which need no set. */
+class Types {
+  #low = 0
+  #high = 0
+  #others: Set<number> | undefined
+
+  /** False: it is there already. */
+  add(type: number): boolean {
+    if (type >= 64) {
+      this.#others ??= new Set()
+      const { size } = this.#others
+      return this.#others.add(type).size > size
+    }
+    const bit = 1 << (type & 31)
+    const before = type < 32 ? this.#low : this.#high
+    if (type < 32) this.#low |= bit
+    else this.#high |= bit
+    return (before & bit) === 0
+  }
+}
 
 /** A cursor over the vectors of a TLS message. Reading past the end sets `failed`, and yields nothing. */
 class Fields {
   readonly #bytes: Buffer
-  #at = 0
+  readonly #end: number
+  #at: number
   #failed = false
 
-  constructor(bytes: Buffer) {
+  constructor(bytes: Buffer, from: number, to: number) {
     this.#bytes = bytes
+    this.#at = from
+    this.#end = to
   }
 
   get failed(): boolean {
@@ -139,7 +184,7 @@ class Fields {
   }
 
   get empty(): boolean {
-    return this.#at === this.#bytes.length
+    return this.#at === this.#end
   }
 
   fail(): void {
@@ -151,23 +196,33 @@ class Fields {
   }
 
   number(size: 1 | 2): number {
-    const bytes = this.#take(size)
-    return bytes.length === 0 ? 0 : bytes.readUIntBE(0, size)
+    const at = this.#take(size)
+    if (at === undefined) return 0
+    const first = this.#bytes[at] as number
+    return size === 1 ? first : (first << 8) | (this.#bytes[at + 1] as number)
   }
 
   /** A vector whose length stands before it, in `size` bytes. */
-  vector(size: 1 | 2): Buffer {
-    return this.#take(this.number(size))
+  vector(size: 1 | 2): Fields {
+    const length = this.number(size)
+    const at = this.#take(length)
+    return at === undefined ? new Fields(this.#bytes, 0, 0) : new Fields(this.#bytes, at, at + length)
   }
 
-  #take(count: number): Buffer {
-    const end = this.#at + count
-    if (this.#failed || end > this.#bytes.length) {
+  /** `count` bytes as Latin-1. */
+  text(count: number): string {
+    const at = this.#take(count)
+    return at === undefined ? '' : this.#bytes.toString('latin1', at, at + count)
+  }
+
+  /** Where they begin; undefined if they are not there. */
+  #take(count: number): number | undefined {
+    const at = this.#at
+    if (this.#failed || at + count > this.#end) {
       this.#failed = true
-      return NONE
+      return undefined
     }
-    const taken = this.#bytes.subarray(this.#at, end)
-    this.#at = end
-    return taken
+    this.#at = at + count
+    return at
   }
 }

@@ -33,6 +33,7 @@ export type HeadFault =
 
 const LF = 0x0a
 const CR = 0x0d
+const CRLF = '\r\n'
 const PREFACE = 'PRI * HTTP/2.0\r\n\r\n'
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
 const REQUEST_LINE = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e\x80-\xff]+) HTTP\/1\.[01]$/
@@ -99,29 +100,29 @@ class Refused extends Error {
 }
 
 function parse(text: string): RequestHead {
-  const [requestLine = '', ...lines] = text
-    .replace(/^(?:\r\n)+/, '')
-    .slice(0, -4)
-    .split('\r\n')
-  const line = REQUEST_LINE.exec(requestLine)
+  let start = 0
+  while (text.startsWith(CRLF, start)) start += CRLF.length
+  const end = text.indexOf(CRLF, start)
+  const line = REQUEST_LINE.exec(text.slice(start, end))
   if (line === null) throw new Refused('request line')
   const [, method = '', target = ''] = line
-  const fields = parseFields(lines)
-  const hosts = fields.get('host') ?? []
-  if (hosts.length > 1) throw new Refused('more than one Host')
-  const [named] = hosts
+  const fields = parseFields(text, end + CRLF.length)
+  const hosts = fields.get('host')
+  if (hosts !== undefined && hosts.length > 1) throw new Refused('more than one Host')
+  const named = hosts?.[0]
   const host = named === undefined ? undefined : hostName(named)
   return { method, host, path: pathOf(method, target, named), fields }
 }
 
-function parseFields(lines: readonly string[]): Map<string, string[]> {
+/** @param from where the first field begins, or the empty line */
+function parseFields(text: string, from: number): Map<string, string[]> {
   const fields = new Map<string, string[]>()
-  for (const line of lines) {
-    if (line.startsWith(' ') || line.startsWith('\t')) throw new Refused('folded field')
-    const colon = line.indexOf(':')
-    const name = line.slice(0, Math.max(0, colon))
+  for (let at = from, end: number; (end = text.indexOf(CRLF, at)) > at; at = end + CRLF.length) {
+    if (isBlank(text, at)) throw new Refused('folded field')
+    const colon = text.indexOf(':', at)
+    const name = colon < end ? text.slice(at, Math.max(at, colon)) : ''
     if (!TOKEN.test(name)) throw new Refused('field line')
-    const value = line.slice(colon + 1)
+    const value = text.slice(colon + 1, end)
     // A bare CR is among them.
     if (!VALUE.test(value)) throw new Refused('control character')
     const key = name.toLowerCase()
@@ -143,13 +144,14 @@ function trimBlanks(text: string): string {
 }
 
 function isBlank(text: string, at: number): boolean {
-  return text[at] === ' ' || text[at] === '\t'
+  const code = text.charCodeAt(at)
+  return code === 0x20 || code === 0x09
 }
 
 function hostName(value: string): string {
   const [, name] = HOST.exec(value) ?? []
   if (name === undefined) throw new Refused('host name')
-  return name.toLowerCase().replace(/\.$/, '')
+  return (name.endsWith('.') ? name.slice(0, -1) : name).toLowerCase()
 }
 
 /** @param host the Host field as written */
