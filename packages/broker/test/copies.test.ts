@@ -297,7 +297,7 @@ void t.test(
 // The master had just sent something when the worker was killed: that it could not be sent, or was never read, was taken for the end of the stream.
 for (const [what, order] of [
   ['that its worker has not read', ['ask', 'die']],
-  ['that can not be sent', ['die', 'ask']],
+  ['that cannot be sent', ['die', 'ask']],
 ] as const)
   void t.test(`no copy is given up for a message ${what}`, { timeout: LIMIT }, async (t) => {
     const stage = new Stage(t)
