@@ -45,7 +45,9 @@ export const FRAMEWORK_ENV = {
 export function builtApp(name) {
   // Without it npm would install what is above.
   if (!FRAMEWORK_APPS.includes(name)) throw new Error(`test/apps/${name} has no package.json`)
-  const parts = [SAME_SOURCES[name], name].filter((part) => part !== undefined).map((part) => join(sources, part))
+  const parts = [SAME_SOURCES[name], name]
+    .filter((part) => part !== undefined)
+    .map((part) => join(sources, part))
   const folder = join(cache, `${name}-${digestOf(parts)}`)
   // Written last: an interrupted build is begun again.
   const complete = join(folder, '.complete')
