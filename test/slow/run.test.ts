@@ -132,8 +132,8 @@ void t.test(
   },
 )
 
-// What the watcher reports last was lost if the next program was started before: the new one took changes of the last second alone for new, and a busy
-// machine takes longer.
+// A change was lost if the next program started before the watcher had reported it: only changes of the last second counted as new there, and a
+// busy machine takes longer.
 void t.test(
   'with --watch, a change that no report has reached before a reload is deployed after it',
   { timeout: LIMIT },
