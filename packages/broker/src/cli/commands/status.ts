@@ -26,7 +26,8 @@ export const status: Command = {
     const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
     const answer = await askStatus(config)
     const master = await masterStatus(config.runtimeDir)
-    if (switches.has('json')) terminal.out(JSON.stringify({ ...answer, ...master }, undefined, 2))
+    // The master's `broker` is what `baton ls` shows, and would hide the one of the API.
+    if (switches.has('json')) terminal.out(JSON.stringify({ ...master, ...answer }, undefined, 2))
     else {
       const paint = paintFor(terminal)
       const hasNoMaster = master?.master === null
