@@ -128,7 +128,11 @@ void t.test(
       async (t) => {
         for (const [name, code, says] of [
           ['wbe', 2, 'baton: there is no service "wbe"; there are: web (BATON_ERR_ADMIN_NO_SERVICE)'],
-          ['web/web-7', 1, 'baton: service web has no backend "web-7" (BATON_ERR_ADMIN_NO_BACKEND)'],
+          [
+            'web/web-7',
+            1,
+            'baton: service web has no backend "web-7"; there are: web-1 (BATON_ERR_ADMIN_NO_BACKEND)',
+          ],
         ] as const)
           t.same(await batonHere('drain', name, '--config', file), { code, out: [], err: [says] })
         t.equal((await broker.status()).services[0]?.backends[0]?.state, 'ready', 'none was drained')
