@@ -158,6 +158,12 @@ void t.test('every problem is reported, with its path and the valid values', asy
       withService({ holdTimeout: '1.5s' }),
       /^services\.web\.holdTimeout: expected milliseconds or a string like/,
     ],
+    [
+      withService({ max_memory_restart: '150M' }),
+      /^services\.web\.max_memory_restart: unknown key \(its name here is "maxMemory"\); allowed here: balance/,
+    ],
+    [withService({ script: 'app.js' }), /^services\.web\.script: unknown key \(its name here is "command"\)/],
+    [{ ...smallest, script: 'app.js' }, /^script: unknown key; allowed here: /],
     [withService({ holdTimeout: null }), /^services\.web\.holdTimeout: expected milliseconds/],
     [withService({ holdTimeout: '600h' }), /^services\.web\.holdTimeout: must be at most 2147483647 ms$/],
     [withService({ ackDeadline: 0 }), /^services\.web\.ackDeadline: must be at least 1 ms$/],
