@@ -76,6 +76,19 @@ void t.test('routes and limits of listeners', { timeout: LIMIT }, async (t) => {
     },
     { name: 'plain', routes: [], limits: null, unrouted: null },
   ])
+
+  // It comes each second, and a listener may have a thousand routes.
+  const stream = new AbortController()
+  const response = await fetch(`${broker.admin}/api/v1/events`, { signal: stream.signal })
+  let events = ''
+  for await (const chunk of response.body ?? []) {
+    events += Buffer.from(chunk as Uint8Array).toString()
+    if (/^data: .*"status":.*\n\n/m.test(events)) break
+  }
+  stream.abort()
+  t.match(events, /"name":"few",[^}]*"unrouted":/)
+  t.notMatch(events, /"routes"|"limits"/)
+
   for (const secret of ['open-sesame', 'also-secret'])
-    t.notOk([...out, ...json.out].some((line) => line.includes(secret)))
+    t.notOk([...out, ...json.out, events].some((line) => line.includes(secret)))
 })

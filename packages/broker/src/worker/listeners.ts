@@ -119,6 +119,14 @@ export class Listeners {
   }
 }
 
+/** For the stream of events: a worker never changes its routes, there may be a thousand, and a status is sent each second. */
+export function withoutRoutes({ listeners, ...status }: Status): Status {
+  return {
+    ...status,
+    listeners: listeners.map(({ routes: _routes, limits: _limits, ...listener }) => listener),
+  }
+}
+
 function routeStatus({
   header,
   cookie,
