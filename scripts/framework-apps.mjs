@@ -15,6 +15,9 @@ const cache = join(root, '.cache/apps')
 /** Pinned, like the frameworks. Several of them have left Node 20 and 22. */
 const NODE = '24.22.3'
 
+/** Apps whose sources are those of another, with a `package.json` of their own: an older line of the same framework. */
+const SAME_SOURCES = { 'next-15': 'next' }
+
 /** Names of the apps. */
 export const FRAMEWORK_APPS = readdirSync(sources).filter((name) =>
   existsSync(join(sources, name, 'package.json')),
@@ -42,14 +45,17 @@ export const FRAMEWORK_ENV = {
 export function builtApp(name) {
   // Without it npm would install what is above.
   if (!FRAMEWORK_APPS.includes(name)) throw new Error(`test/apps/${name} has no package.json`)
-  const folder = join(cache, `${name}-${digestOf(join(sources, name))}`)
+  const parts = [SAME_SOURCES[name], name]
+    .filter((part) => part !== undefined)
+    .map((part) => join(sources, part))
+  const folder = join(cache, `${name}-${digestOf(parts)}`)
   // Written last: an interrupted build is begun again.
   const complete = join(folder, '.complete')
   if (existsSync(complete)) return folder
   mkdirSync(cache, { recursive: true })
   for (const old of readdirSync(cache).filter((each) => each.replace(/-[\da-f]{12}$/, '') === name))
     rmSync(join(cache, old), { recursive: true, force: true })
-  cpSync(join(sources, name), folder, { recursive: true })
+  for (const part of parts) cpSync(part, folder, { recursive: true })
   npm(folder, 'install', '--no-audit', '--no-fund', '--no-package-lock', '--prefer-offline')
   npm(folder, 'run', 'build', '--if-present')
   writeFileSync(complete, '')
@@ -67,11 +73,14 @@ function npm(cwd, ...args) {
 }
 
 /** Of its sources, their paths, and the Node line. */
-function digestOf(folder) {
+function digestOf(folders) {
   const hash = createHash('sha256').update(node.version)
-  const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((each) => each.isFile())
-  const paths = files.map((each) => join(each.parentPath, each.name)).toSorted()
-  for (const path of paths) hash.update(`\0${relative(folder, path)}\0`).update(readFileSync(path))
+  for (const folder of folders) {
+    const all = readdirSync(folder, { recursive: true, withFileTypes: true })
+    const paths = all.filter((each) => each.isFile()).map((each) => join(each.parentPath, each.name))
+    for (const path of paths.toSorted())
+      hash.update(`\0${relative(folder, path)}\0`).update(readFileSync(path))
+  }
   return hash.digest('hex').slice(0, 12)
 }
 

@@ -27,6 +27,17 @@ function app(t: Test, files: Readonly<Record<string, string>>): string {
 
 const read = (folder: string) => JSON.parse(readFileSync(join(folder, 'baton.json'), 'utf8')) as Written
 
+void t.test('an app that has the lines already is not shown them', { timeout: LIMIT }, async (t) => {
+  const cwd = app(t, {
+    'package.json': '{ "type": "module", "scripts": { "start": "node app.js" } }',
+    'app.js': "import { createBackend } from '@baton/backend-sdk'",
+    'node_modules/@baton/backend-sdk/package.json': '{}',
+  })
+  const { code, out } = await baton(t, ['init', '--yes'], { cwd })
+  t.equal(code, 0)
+  t.same(out.slice(1), ['', 'Then:', '', '  npx baton start'])
+})
+
 void t.test('an app with a start script', { timeout: LIMIT }, async (t) => {
   const cwd = app(t, {
     'package.json': '{ "type": "module", "scripts": { "start": "node --enable-source-maps src/main.js" } }',

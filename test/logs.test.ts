@@ -79,8 +79,10 @@ void t.test('what two services print is kept, and shown', { timeout: LIMIT }, as
 
   await t.test('bad input: one line, exit code 2', async (t) => {
     for (const [args, why] of [
-      [['wep'], /^baton: there is no service "wep"; did you mean web\?$/],
-      [['zzzzzz'], /^baton: there is no service "zzzzzz"; there are: web, api, outside, quiet$/],
+      [['wep'], /^baton: there is no service "wep"; did you mean web\? \(BATON_ERR_UNKNOWN_SERVICE\)$/],
+      [['web.1'], /^baton: there is no service "web\.1"; did you mean web\/web\.1\? \(/],
+      [['web-2'], /^baton: there is no service "web-2"; did you mean web\/web-2\? \(/],
+      [['zzzzzz'], /^baton: there is no service "zzzzzz"; there are: web, api, outside, quiet \(/],
       [['outside'], /^baton: service outside: Baton does not start its backends/],
       [['web/web.3'], /^baton: nothing is kept of a backend "web\.3" of service web; name it by/],
     ] as const) {

@@ -236,9 +236,9 @@ void t.test('what a command cannot use changes nothing', { timeout: LIMIT }, asy
       2,
       `--page: "${path('large.html')}" is too large (65537 bytes): ${maximum}`,
     ],
-    [['pause', 'wbe'], 1, 'there is no service "wbe"; there are: web, full'],
-    [['resume', 'wbe'], 1, 'there is no service "wbe"; there are: web, full'],
-    [['maintenance', 'wbe', '--off'], 1, 'there is no service "wbe"; there are: web, full'],
+    [['pause', 'wbe'], 2, 'there is no service "wbe"; there are: web, full'],
+    [['resume', 'wbe'], 2, 'there is no service "wbe"; there are: web, full'],
+    [['maintenance', 'wbe', '--off'], 2, 'there is no service "wbe"; there are: web, full'],
   ] as const) {
     const said = await baton(...args)
     t.same([said.code, said.out], [code, []], args.join(' '))

@@ -126,15 +126,15 @@ void t.test('the page, as it stands', { timeout: LIMIT }, async (t) => {
 
 void t.test('what is refused changes nothing', { timeout: LIMIT }, async (t) => {
   const cases: readonly [args: string[], problem: string][] = [
-    [['web', '-1'], '"-1": expected a number of instances from 1 to 1024, or +N for more'],
+    [['web', '-1'], '"-1": expected the number of instances to run, from 1 to 1024, or +N for more'],
     [['web', '+1024'], 'service web can have 1 to 1024 instances, not 1026 (it has 2)'],
-    [['web', '0'], '"0": expected a number of instances from 1 to 1024, or +N for more'],
-    [['web', '1025'], '"1025": expected a number of instances from 1 to 1024'],
-    [['web', '99999999999999999999'], '"99999999999999999999": expected a number'],
-    [['web', '-99999999999999999999'], '"-99999999999999999999": expected a number'],
-    [['web', 'many'], '"many": expected a number'],
-    [['web', '2.5'], '"2.5": expected a number'],
-    [['web', '1e2'], '"1e2": expected a number'],
+    [['web', '0'], '"0": expected the number of instances to run, from 1 to 1024, or +N for more'],
+    [['web', '1025'], '"1025": expected the number of instances to run, from 1 to 1024'],
+    [['web', '99999999999999999999'], '"99999999999999999999": expected the number'],
+    [['web', '-99999999999999999999'], '"-99999999999999999999": expected the number'],
+    [['web', 'many'], '"many": expected the number'],
+    [['web', '2.5'], '"2.5": expected the number'],
+    [['web', '1e2'], '"1e2": expected the number'],
     [['nothing', '3'], 'there is no service "nothing"; there are: web, bare'],
     [['bare', '3'], 'service bare has no command, so Baton does not start its backends'],
     [['we b', '3'], '"we b" is not a valid service name'],
@@ -150,7 +150,7 @@ void t.test('what is refused changes nothing', { timeout: LIMIT }, async (t) => 
   t.match(await batonProcess(t, ['scale', 'web', '-7', '--config', file]), {
     code: 2,
     out: [],
-    err: [/"-7": expected a number/],
+    err: [/"-7": expected the number/],
   })
   t.match(await baton('scale', 'web'), { code: 2, err: ['baton: scale needs N'] })
   t.same(await instances(t), ['web.1', 'web.2'])

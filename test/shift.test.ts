@@ -150,8 +150,10 @@ void t.test('what is refused changes nothing', { timeout: LIMIT }, async (t) => 
     t.match(err[0], problem)
   }
   t.match(await shift('wev', '5%'), {
-    code: 1,
-    err: ['there is no service "wev"; there are: web, kept, cookie, relayed'],
+    code: 2,
+    err: [
+      'baton: there is no such service: "wev"; there are: web, kept, cookie, relayed (BATON_ERR_UNKNOWN_SERVICE)',
+    ],
   })
   t.match(await say(t, broker, 'shift web to=2.0 share=5'), /^Success=0\n--\nshift requires share=N%/)
   t.match(await say(t, broker, 'shift web share=5%'), /^Success=0\n--\nshift requires to=VERSION/)

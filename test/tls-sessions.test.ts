@@ -6,12 +6,13 @@ import { text } from 'node:stream/consumers'
 import tls from 'node:tls'
 import { TICKETS_CAPABILITY } from '@baton/backend-sdk/protocol'
 import t, { type Test } from 'tap'
-import { type Broker, startBroker } from './support/broker.ts'
+import { Broker, startBroker } from './support/broker.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
 import { LIMIT } from './support/limits.ts'
 import { logs, onlyWorker, reload } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { signal } from './support/signal.ts'
+import { startAgain } from './support/visitor.ts'
 
 // TLS that ends in the backends: a client resumes its session in any process of the service.
 
@@ -92,8 +93,17 @@ async function start(
   return program
 }
 
+/** Of all files below it. */
+function contents(path: string): string[] {
+  return readdirSync(path, { withFileTypes: true }).flatMap((entry) => {
+    const name = join(path, entry.name)
+    if (entry.isDirectory()) return contents(name)
+    return statSync(name).isFile() ? [readFileSync(name, 'latin1')] : []
+  })
+}
+
 void t.test('one broker, and servers that end TLS', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, {
+  let broker = await startBroker(t, {
     config: {
       listeners: [...SERVERS, 'asks', 'often', 'off'].map((name) => ({
         name,
@@ -223,15 +233,88 @@ void t.test('one broker, and servers that end TLS', { timeout: LIMIT }, async (t
       const shown = [broker.program.lines.join('\n')]
       for (const path of ['/api/v1/status', '/metrics', '/', '/api/v1/services/often', '/api/v1/connections'])
         shown.push(await (await fetch(`${broker.admin}${path}`)).text())
-      const files = (path: string): string[] =>
-        readdirSync(path, { withFileTypes: true }).flatMap((entry) => {
-          const name = join(path, entry.name)
-          if (entry.isDirectory()) return files(name)
-          return statSync(name).isFile() ? [readFileSync(name, 'latin1')] : []
-        })
-      shown.push(...files(broker.folder))
+      shown.push(...contents(broker.folder))
       for (const secret of secrets) t.notOk(shown.some((text) => text.includes(secret)))
       t.ok(shown.length > 6)
     },
   )
+
+  // Last, since the scenes above read the lines of `broker.program`.
+  await t.test('the keys outlive the death of the master, but not of the whole broker', async (outer) => {
+    const pids = async () => {
+      const { services } = await broker.status()
+      return services.find(({ name }) => name === SERVER)?.backends.map(({ pid }) => pid) ?? []
+    }
+    const resumes = async (t: Test, kept: typeof sessions) => {
+      for (const version of VERSIONS)
+        await resumesIn(t, port(SERVER), version, kept.get(`${SERVER} ${version}`), await pids())
+    }
+    /** As a backend gets them that registers now. */
+    const keys = async (t: Test) => {
+      const frame = hello('asks', { capabilities: [TICKETS_CAPABILITY] })
+      const backend = await FalseBackend.register(t, broker.control, frame)
+      return (await backend.wire.frame('ticket_keys')).keys
+    }
+    /** As a service manager does after a master was killed. */
+    const startMaster = async (message: string) => {
+      const program = startAgain(outer, broker)
+      await program.message(message)
+      const ready = await program.message('accepting connections')
+      return new Broker(program, broker.folder, broker.configFile, ready)
+    }
+    const before = await keys(outer)
+    let count = (await pids()).length
+
+    await outer.test('no master: the worker gives them to backends that register', async (t) => {
+      broker.program.kill('SIGKILL')
+      await broker.until((status) => status.broker.master === null, 'the worker has noticed')
+      await begin(SERVER, 'five')
+      await broker.backends((count += 1), SERVER)
+      t.same(await keys(t), before)
+      await resumes(t, sessions)
+    })
+
+    await outer.test('the next master has them, and so has each worker that it starts', async (t) => {
+      const orphan = (await broker.status()).broker.pid
+      broker = await startMaster('took over the worker of a master that was killed')
+      const worker = await onlyWorker(t, broker)
+      t.not(worker, orphan)
+      await broker.backends(count, SERVER)
+      t.same(await keys(t), before)
+      await resumes(t, sessions)
+
+      signal(worker, 'SIGKILL')
+      await logs(broker, 'worker died')
+      t.not(await onlyWorker(t, broker), worker)
+      await begin(SERVER, 'six')
+      await broker.backends((count += 1), SERVER)
+      t.same(await keys(t), before)
+      await resumes(t, sessions)
+    })
+
+    await outer.test(
+      'master and worker are killed together: one full handshake for each client',
+      async (t) => {
+        const worker = await onlyWorker(t, broker)
+        // The master first, or it would start another worker.
+        broker.program.kill('SIGKILL')
+        signal(worker, 'SIGKILL')
+        await broker.program.exited
+        broker = await startMaster('accepting connections')
+        await broker.backends(count, SERVER)
+        t.notOk((await keys(t)).some((key) => before.includes(key)))
+        const renewed: typeof sessions = new Map()
+        for (const version of VERSIONS) {
+          const name = `${SERVER} ${version}`
+          const { said, session } = await visit(port(SERVER), version, sessions.get(name))
+          t.equal(said.resumed, false, `${version}: its key died with the broker`)
+          renewed.set(name, session)
+        }
+        await resumes(t, renewed)
+        const { program, folder: files } = broker
+        const shown = [program.lines.join('\n'), ...contents(files)]
+        for (const key of [...before, ...(await keys(t))]) t.notOk(shown.some((text) => text.includes(key)))
+      },
+    )
+  })
 })

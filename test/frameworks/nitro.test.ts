@@ -2,6 +2,10 @@ import t from 'tap'
 import { LIMIT } from '../support/limits.ts'
 import { servesUnderBaton } from '../support/framework-app.ts'
 
-void t.test('Nitro: node .output/server/index.mjs', { timeout: LIMIT }, (t) =>
-  servesUnderBaton(t, { app: 'nitro', args: ['.output/server/index.mjs'], shutdown: 'shut down' }),
-)
+for (const [version, app] of [
+  ['2', 'nitro'],
+  ['3', 'nitro-3'],
+] as const)
+  void t.test(`Nitro ${version}: node .output/server/index.mjs`, { timeout: LIMIT }, (t) =>
+    servesUnderBaton(t, { app, args: ['.output/server/index.mjs'], shutdown: 'shut down' }),
+  )

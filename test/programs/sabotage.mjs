@@ -1,7 +1,7 @@
 // Loaded into every process of a broker by NODE_OPTIONS=--import. Files in the folder SABOTAGE select the faults:
 // `check`: code that does not load. `worker`: a worker that dies before its first message. `slow-check`, `slow-master`: a
 // check of the new program, and a master between two programs, that block while the file exists; `gap`: the same for a
-// master before it listens for signals. The process then creates `slow-master-reached` (named after the fault). `busy-worker`,
+// master before it listens for signals. The process then creates `slow-master-reached` (named after the fault), with its pid. `busy-worker`,
 // `blocked-worker`: workers in an endless loop while the file exists, or in a call that never returns.
 // `signalled-worker`, `signalled-check`: a starting process gets the signal named in the file, once.
 // `dying-master`: a master that is killed right before it sends a worker a message of the type named in the file.
@@ -14,7 +14,7 @@ const { SABOTAGE: folder = '/nowhere', BATON_MASTER_STATE, BATON_MASTER_STATE_VE
 const wanted = (name) => existsSync(join(folder, name))
 const cell = new Int32Array(new SharedArrayBuffer(4))
 const block = (name) => {
-  if (wanted(name)) writeFileSync(join(folder, `${name}-reached`), '')
+  if (wanted(name)) writeFileSync(join(folder, `${name}-reached`), String(process.pid))
   while (wanted(name)) Atomics.wait(cell, 0, 0, 10)
 }
 

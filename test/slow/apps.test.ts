@@ -260,7 +260,10 @@ void t.test('--watch deploys changes, and no client notices', { timeout: LIMIT }
     write(stage)
     rmSync(join(sabotage, stage))
     t.match(await reload.exited, { code: 0 }, reload.lines.join('\n'))
-    await eventually(() => deploys() > before, 'changes made meanwhile are deployed')
+    await eventually(
+      () => deploys() > before,
+      () => `changes made meanwhile are deployed:\n${run.program.lines.join('\n')}`,
+    )
     for (let each = 0; each < 4; each++) t.equal((await ask(url)).body, stage)
   }
   await clients.stop()

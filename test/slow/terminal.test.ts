@@ -130,12 +130,12 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       t.match(late.lines.slice(1), [new RegExp(`^${connection}  late +handed_off `)])
     })
 
-    await t.test('an unknown connection: exit code 1, and the reason', async (t) => {
+    await t.test('an unknown connection, and an unknown service: exit code and reason', async (t) => {
       const unknown = await run(t, 'trace', '01J00000000000000000000000', '--config', file)
       t.match(unknown, { code: 1, lines: [/^baton: no record of connection "01J0{23}"/] })
       const service = await run(t, 'trace', '--slowest', '1', '--service', 'wbe', '--config', file)
       t.same(service, {
-        code: 1,
+        code: 2,
         lines: ['baton: there is no service "wbe"; there are: web, other, late (BATON_ERR_ADMIN_NO_SERVICE)'],
       })
     })

@@ -14,6 +14,7 @@ export const messages = {
   BATON_ERR_BACKEND_FOLDER: "the service's working directory cannot be used",
   BATON_ERR_NOT_MANAGED:
     'the service has no command: start the new version yourself, then drain the old one with baton drain',
+  BATON_ERR_UNKNOWN_SERVICE: 'there is no such service',
   BATON_ERR_DEPLOY_RUNNING: 'a deploy is already in progress',
   BATON_ERR_NO_CANARY: 'a canary is not possible',
   BATON_ERR_MEMORY_LIMIT: 'a backend is above maxMemory right after its start',
@@ -32,6 +33,14 @@ export class BrokerError extends Error {
     this.name = 'BrokerError'
     this.code = code
   }
+}
+
+/** A command names a service that the active configuration does not have. */
+export function unknownService(name: string, known: Iterable<string>): BrokerError {
+  return new BrokerError(
+    'BATON_ERR_UNKNOWN_SERVICE',
+    `${JSON.stringify(name)}; there are: ${[...known].join(', ')}`,
+  )
 }
 
 /** The text of an error for people: its message, followed by its code in parentheses if it is one of Baton's. */

@@ -339,7 +339,7 @@ void t.test('status and drain connect to the broker named by the configuration',
     ],
   )
   t.same(await baton('drain', 'api', '--config', file), {
-    code: 1,
+    code: 2,
     out: '',
     err: 'baton: there is no service "api"; there are: web (BATON_ERR_ADMIN_NO_SERVICE)',
   })

@@ -10,6 +10,7 @@ import t from 'tap'
 
 import { formatAddress, isLoopback, parseAddress } from '../src/config/address.ts'
 import { type Config, loadConfig, parseConfig, warningsOf } from '../src/config/config.ts'
+import { formatRate, parseRate } from '../src/config/rate.ts'
 import { formatDuration, parseDuration } from '../src/config/duration.ts'
 import { ConfigError } from '../src/config/error.ts'
 import { jsonSchema } from '../src/config/schema.ts'
@@ -157,6 +158,12 @@ void t.test('every problem is reported, with its path and the valid values', asy
       withService({ holdTimeout: '1.5s' }),
       /^services\.web\.holdTimeout: expected milliseconds or a string like/,
     ],
+    [
+      withService({ max_memory_restart: '150M' }),
+      /^services\.web\.max_memory_restart: unknown key \(its name here is "maxMemory"\); allowed here: balance/,
+    ],
+    [withService({ script: 'app.js' }), /^services\.web\.script: unknown key \(its name here is "command"\)/],
+    [{ ...smallest, script: 'app.js' }, /^script: unknown key; allowed here: /],
     [withService({ holdTimeout: null }), /^services\.web\.holdTimeout: expected milliseconds/],
     [withService({ holdTimeout: '600h' }), /^services\.web\.holdTimeout: must be at most 2147483647 ms$/],
     [withService({ ackDeadline: 0 }), /^services\.web\.ackDeadline: must be at least 1 ms$/],
@@ -707,4 +714,19 @@ void t.test('a route to a version that no process of the service has is warned a
   t.same(warned(managed, '1.0'), [])
   t.same(warned({ ...managed, external: true }, '2.0'), [], 'others may register')
   t.same(warned({}, '2.0'), [])
+})
+
+void t.test('a rate is shown in the smallest unit in which it is a whole number', async (t) => {
+  const shown = {
+    '50/s': '50/s',
+    '1/m': '1/m',
+    '100/h': '100/h',
+    '7/h': '7/h',
+    '120/m': '2/s',
+    '60/h': '1/m',
+  }
+  for (const [text, expected] of Object.entries(shown)) {
+    const rate = parseRate(text)
+    t.equal(rate && formatRate(rate), expected)
+  }
 })

@@ -1,4 +1,4 @@
-import type { BackendState, Outcome } from '../metrics/labels.ts'
+import type { BackendState, Outcome, UnroutedReason } from '../metrics/labels.ts'
 import type { ShiftStatus } from './shift.ts'
 
 export interface DrainResult {
@@ -42,6 +42,37 @@ export interface ListenerStatus {
   readonly accepting: boolean
   /** Connections since the start. */
   readonly accepted: number
+  /** In the order in which they are tried. Absent from brokers of an older version, like the members below. */
+  readonly routes?: readonly RouteStatus[]
+  /** Null: no limits. */
+  readonly limits?: LimitsStatus | null
+  /** Connections that went to no service, since the start. Null where every connection goes to `service`. */
+  readonly unrouted?: Readonly<Record<UnroutedReason, number>> | null
+}
+
+/** Conditions as in the configuration; of header fields and cookies the names alone, since a value may be a secret. */
+export interface RouteStatus {
+  readonly sni?: string
+  readonly alpn?: string
+  readonly host?: string
+  readonly path?: string
+  readonly header?: readonly string[]
+  readonly cookie?: readonly string[]
+  /** Null: its connections are rejected. */
+  readonly service: string | null
+  /** Null: backends of every version. */
+  readonly version: string | null
+}
+
+/** Null: no limit. */
+export interface LimitsStatus {
+  readonly connections: number | null
+  readonly perSource: {
+    readonly connections: number | null
+    /** Such as `50/s`. */
+    readonly rate: string | null
+    readonly burst: number | null
+  } | null
 }
 
 export interface ServiceStatus {

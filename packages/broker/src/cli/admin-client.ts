@@ -5,7 +5,7 @@ import { formatAddress, type Address } from '../config/address.ts'
 import type { Config } from '../config/config.ts'
 import { http } from '../node-http.ts'
 import { printable } from '../log/printable.ts'
-import { CommandError } from '../exit-codes.ts'
+import { CommandError, FAILED, USAGE } from '../exit-codes.ts'
 
 /** The broker answers from memory; if it takes longer, it is stuck. */
 const TIMEOUT_MS = 5000
@@ -16,7 +16,8 @@ export class RefusedError extends CommandError {
 
   /** @param code of the admin API; undefined when what answers is not a broker */
   constructor(message: string, status: number, code: string | undefined) {
-    super(message, { code })
+    // The operator has typed its name. Backends and connections come and go, so that naming one that has gone is no mistake.
+    super(message, { code, exitCode: code === 'BATON_ERR_ADMIN_NO_SERVICE' ? USAGE : FAILED })
     this.status = status
   }
 }

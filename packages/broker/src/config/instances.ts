@@ -6,7 +6,7 @@ export type ScaleTarget = { readonly instances: number } | { readonly change: nu
 
 const FORM = /^\+?\d{1,15}$/
 
-export const SCALE_EXPECTED = `expected a number of instances from 1 to ${MAX_INSTANCES}, or +N for more`
+export const SCALE_EXPECTED = `expected the number of instances to run, from 1 to ${MAX_INSTANCES}, or +N for more`
 
 /** Reads `3` or `+1`. Undefined: it is none, or out of every range. A negative number may be a mistake, and is none. */
 export function parseScale(text: string): ScaleTarget | undefined {

@@ -4,6 +4,18 @@ import { formatPath, type ConfigProblem } from './error.ts'
 import { nearMiss } from './near-miss.ts'
 import { jsonSchema, type JsonSchema } from './schema.ts'
 
+/** Keys of PM2's ecosystem file, and what takes their place. */
+const NAMES_IN_PM2: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    command: ['script', 'args', 'interpreter', 'interpreter_args', 'node_args'],
+    envFiles: ['env_production', 'env_staging', 'env_development', 'env_file'],
+    maxMemory: ['max_memory_restart'],
+    restartEvery: ['cron_restart'],
+    drainDeadline: ['kill_timeout'],
+    keepOutput: ['out_file', 'error_file', 'log_file', 'merge_logs', 'log_date_format'],
+  }).flatMap(([ours, theirs]) => theirs.map((name) => [name, ours])),
+)
+
 /** Converts zod's issues to problems that give the full path and what is expected. */
 export function problemsOf(error: z.ZodError): ConfigProblem[] {
   return error.issues.flatMap((issue) => {
@@ -11,7 +23,7 @@ export function problemsOf(error: z.ZodError): ConfigProblem[] {
       const allowed = allowedKeys(issue.path)
       return issue.keys.map((key) => ({
         path: formatPath([...issue.path, key]),
-        message: `unknown key${suggestion(key, allowed)}; allowed here: ${allowed.join(', ')}`,
+        message: `unknown key${otherName(key, allowed) ?? suggestion(key, allowed)}; allowed here: ${allowed.join(', ')}`,
       }))
     }
     // zod wraps the issues of a record's key: the message is one level down.
@@ -39,6 +51,11 @@ export function explain(issue: z.core.$ZodRawIssue): string | undefined {
   }
   if (issue.code === 'too_big') return `must be at most ${issue.maximum}`
   return undefined
+}
+
+function otherName(key: string, allowed: readonly string[]): string | undefined {
+  const ours = NAMES_IN_PM2.get(key)
+  return ours === undefined || !allowed.includes(ours) ? undefined : ` (its name here is "${ours}")`
 }
 
 export function suggestion(word: string, known: Iterable<string>): string {

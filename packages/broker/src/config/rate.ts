@@ -16,6 +16,13 @@ export function parseRate(text: string): Rate | undefined {
   return seconds === undefined ? undefined : { perSecond: Number(number) / seconds }
 }
 
+/** In the smallest unit in which it is a whole number. */
+export function formatRate({ perSecond }: Rate): string {
+  const isWhole = (seconds: number) => Math.abs(perSecond * seconds - Math.round(perSecond * seconds)) < 1e-6
+  const [unit = 'h', seconds = 3600] = Object.entries(SECONDS).find(([, each]) => isWhole(each)) ?? []
+  return `${Math.round(perSecond * seconds)}/${unit}`
+}
+
 /** A configuration value that is a rate. */
 export function rate() {
   return z

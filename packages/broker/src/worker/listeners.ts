@@ -1,7 +1,8 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import type { Status } from '../api/status.ts'
+import type { LimitsStatus, RouteStatus, Status } from '../api/status.ts'
 import type { ListenerConfig, ServiceConfig } from '../config/config.ts'
+import { formatRate } from '../config/rate.ts'
 import type { Metrics } from '../metrics/metrics.ts'
 import type { ClientConnection } from './connection/connection.ts'
 import type { Copier } from './copies/copier.ts'
@@ -23,6 +24,8 @@ export interface ListenersOptions {
 export class Listeners {
   readonly #options: ListenersOptions
   readonly #all: Listener[] = []
+  /** By name, what of their configuration the status shows. */
+  readonly #shown = new Map<string, { routes: RouteStatus[]; limits: LimitsStatus | null }>()
   /** By service: asked for with each connection that is handed back. */
   readonly #byService = new Map<string, Listener[]>()
   /** Connections that have been published as a metric, by listener. */
@@ -51,6 +54,8 @@ export class Listeners {
       service,
       accepting,
       accepted,
+      ...this.#shown.get(name),
+      unrouted: this.#options.doorways.unrouted(name) ?? null,
     }))
   }
 
@@ -79,6 +84,10 @@ export class Listeners {
     // Not if it only reads PROXY headers: what a connection begins with is the same for all of its requests.
     if (config.routes.length > 0 || this.mayUseCookies(config.service ?? '')) this.routed.add(config.name)
     this.#all.push(added)
+    this.#shown.set(config.name, {
+      routes: config.routes.map(routeStatus),
+      limits: limitsStatus(config.limits),
+    })
     this.#account(config, added, service, doorway !== undefined)
     for (const name of added.services)
       this.#byService.set(name, [...(this.#byService.get(name) ?? []), added])
@@ -107,5 +116,46 @@ export class Listeners {
     copier?.account({ kind: 'doorway', name, ...(reasons && { reasons }) }, (numbers) =>
       doorways.account(name, numbers),
     )
+  }
+}
+
+/** For the stream of events: a worker never changes its routes, there may be a thousand, and a status is sent each second. */
+export function withoutRoutes({ listeners, ...status }: Status): Status {
+  return {
+    ...status,
+    listeners: listeners.map(({ routes: _routes, limits: _limits, ...listener }) => listener),
+  }
+}
+
+function routeStatus({
+  header,
+  cookie,
+  service,
+  version,
+  ...conditions
+}: ListenerConfig['routes'][number]): RouteStatus {
+  const { sni, alpn, host, path } = conditions
+  return {
+    ...(sni !== undefined && { sni }),
+    ...(alpn !== undefined && { alpn }),
+    ...(host !== undefined && { host }),
+    ...(path !== undefined && { path }),
+    ...(header !== undefined && { header: Object.keys(header) }),
+    ...(cookie !== undefined && { cookie: Object.keys(cookie) }),
+    service,
+    version: version ?? null,
+  }
+}
+
+function limitsStatus(limits: ListenerConfig['limits']): LimitsStatus | null {
+  if (limits === null) return null
+  const { connections, perSource } = limits
+  return {
+    connections,
+    perSource: perSource && {
+      connections: perSource.connections,
+      rate: perSource.rate && formatRate(perSource.rate),
+      burst: perSource.burst,
+    },
   }
 }

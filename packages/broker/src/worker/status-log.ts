@@ -7,7 +7,8 @@ export function logStatus(logger: Logger, worker: ReplaceableWorker | undefined)
   const { broker, listeners, services } = worker.status()
   const { id, version, startedAt, state } = broker
   logger.info({ broker: id, version, startedAt, state }, 'status: serving')
-  for (const { name: listener, ...rest } of listeners) logger.info({ listener, ...rest }, 'status: listener')
+  for (const { name: listener, routes = [], ...rest } of listeners)
+    logger.info({ listener, ...rest, routes: routes.length }, 'status: listener')
   for (const { name: service, backends, ...rest } of services) {
     const ready = backends.filter(({ state: each }) => each === 'ready').length
     logger.info({ service, ...rest, backends: backends.length, ready }, 'status: service')

@@ -35,7 +35,7 @@ import { Service } from './service/service.ts'
 import { AgentCheck } from '../listening/agent-check.ts'
 import { openSockets, removeSocket } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
-import { Listeners } from './listeners.ts'
+import { Listeners, withoutRoutes } from './listeners.ts'
 import type { ReplaceableWorker, Worker, WorkerContext } from './replaceable-worker.ts'
 import { settledWithin } from './settled-within.ts'
 import { backendReports, connectionCount, countedOf, serviceStatus } from './view.ts'
@@ -229,7 +229,7 @@ export function createWorker(
   }
   const events: EventFeed = new EventFeed(
     {
-      status: () => view.status(),
+      status: () => withoutRoutes(view.status()),
       counted: () => [...services.values()].map(countedOf),
     },
     systemClock,

@@ -8,8 +8,9 @@ import { printable } from '../../log/printable.ts'
 import { type Terminal, UsageError } from '../output/terminal.ts'
 import { DONE, FAILED, USAGE } from '../../exit-codes.ts'
 
-/** Nothing was tried: there are no two versions to compare, or the environment cannot be read. */
-const REFUSED = /\((?:BATON_ERR_NO_CANARY|BATON_ERR_ENV_FILE)\)$/
+/** Nothing was tried: Baton runs no such service, there are no two versions to compare, or the environment cannot be read. */
+const REFUSED =
+  /\((?:BATON_ERR_UNKNOWN_SERVICE|BATON_ERR_NOT_MANAGED|BATON_ERR_NO_CANARY|BATON_ERR_ENV_FILE)\)$/
 
 export const deploy: Command = {
   name: 'deploy',

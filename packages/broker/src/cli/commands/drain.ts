@@ -13,7 +13,8 @@ export const drain: Command = {
   summary: 'drain a service or one of its backends',
   details: [
     'Stops new connections to a service, or to one of its backends, named by its slot (web/web-1) or its id. Connections in',
-    'flight finish. Returns when the drain has begun.',
+    'flight finish. Returns when the drain has begun. A process that Baton runs exits when it has drained, and is started again:',
+    'for other code use `baton deploy`, for fewer processes `baton scale`.',
   ].join('\n'),
   options: {
     deadline: {

@@ -47,6 +47,19 @@ interface App {
   readonly hasSdk: boolean
 }
 
+/** Whether a file of the command has the lines that an app needs already. */
+function usesSdk(command: readonly string[]): boolean {
+  return command.some((word) => {
+    if (!/\.[cm]?[jt]s$/.test(word)) return false
+    try {
+      return readFileSync(word, 'utf8').includes('@baton/backend-sdk')
+    } catch {
+      // It may be made by a build that has not run yet.
+      return false
+    }
+  })
+}
+
 interface Answers {
   readonly command: readonly string[]
   readonly listen: string
@@ -156,11 +169,7 @@ function nextSteps(
     ? ["import { createBackend } from '@baton/backend-sdk'"]
     : ["const { createBackend } = require('@baton/backend-sdk')"]
   const ready = isModule ? 'await backend.ready()' : 'backend.ready()'
-  const url = listen.startsWith('unix:') ? listen : `http://${listen}/`
-  return [
-    `wrote ${DEFAULT_CONFIG}: two processes of "${command.join(' ')}", service ${service}, clients at ${url}`,
-    ...(known === undefined ? ['nothing says how the app is started: check "command"'] : []),
-    '',
+  const lines = [
     'Where the app calls server.listen(), it needs these lines instead:',
     '',
     ...load.map((line) => `  ${line}`),
@@ -169,6 +178,13 @@ function nextSteps(
     `  ${ready}`,
     "  process.once('SIGTERM', () => void backend.drain())",
     '',
+  ]
+  const url = listen.startsWith('unix:') ? listen : `http://${listen}/`
+  return [
+    `wrote ${DEFAULT_CONFIG}: two processes of "${command.join(' ')}", service ${service}, clients at ${url}`,
+    ...(known === undefined ? ['nothing says how the app is started: check "command"'] : []),
+    '',
+    ...(usesSdk(command) ? [] : lines),
     ...(hasSdk ? [] : ['Install the package first: npm install @baton/backend-sdk', '']),
     'Then:',
     '',

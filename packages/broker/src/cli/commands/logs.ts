@@ -81,9 +81,18 @@ function servicesOf(service: string | undefined, kept: readonly string[], servic
     throw new CommandError(`service ${service}: ${why}`, { exitCode: USAGE })
   }
   const all = [...new Set([...services.keys(), ...known])]
-  const near = nearMiss(service, all)
+  const near = instanceOf(service, all) ?? nearMiss(service, all)
   const hint = near === undefined ? `there are: ${all.join(', ')}` : `did you mean ${near}?`
-  throw new CommandError(`there is no service ${JSON.stringify(service)}; ${hint}`, { exitCode: USAGE })
+  const code = 'BATON_ERR_UNKNOWN_SERVICE'
+  throw new CommandError(`there is no service ${JSON.stringify(service)}; ${hint}`, { exitCode: USAGE, code })
+}
+
+/** Lines begin with the instance alone, so it is typed without its service. */
+function instanceOf(name: string, services: readonly string[]): string | undefined {
+  const service = services.find((each) => name.startsWith(`${each}.`) || name.startsWith(`${each}-`))
+  return service !== undefined && /^[.-]\d+$/.test(name.slice(service.length))
+    ? `${service}/${name}`
+    : undefined
 }
 
 /** Whether it is the name of an instance that the configuration has, and that may have printed nothing. */

@@ -4,7 +4,9 @@ import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { UsageError } from '../output/terminal.ts'
-import { DONE, FAILED } from '../../exit-codes.ts'
+import { CommandError, DONE, FAILED, USAGE } from '../../exit-codes.ts'
+
+const UNKNOWN = 'BATON_ERR_UNKNOWN_SERVICE'
 
 export const shift: Command = {
   name: 'shift',
@@ -29,11 +31,13 @@ export const shift: Command = {
       : `to=${versionOf(values)} share=${shareOf(values)}`
     const runtimeDir = locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG)
     const { success, log } = await askMaster(runtimeDir, `shift ${service} ${order}`)
-    for (const line of log) {
-      if (success) terminal.out(line)
-      else terminal.err(line)
+    if (!success) {
+      const isUnknown = log[0]?.endsWith(`(${UNKNOWN})`) === true
+      const code = isUnknown ? UNKNOWN : undefined
+      throw new CommandError(log.join('\n'), { exitCode: isUnknown ? USAGE : FAILED, code })
     }
-    return success ? DONE : FAILED
+    for (const line of log) terminal.out(line)
+    return DONE
   },
 }
 

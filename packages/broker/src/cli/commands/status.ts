@@ -6,6 +6,7 @@ import { type Paint, paintFor, type Style } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { masterStatus } from '../../ipc/operator-client.ts'
 import { askStatus } from '../answers.ts'
+import { describeListeners } from '../output/listeners.ts'
 import { printable } from '../../log/printable.ts'
 import { table } from '../output/table.ts'
 import { DONE } from '../../exit-codes.ts'
@@ -17,14 +18,16 @@ export const status: Command = {
   details: [
     'Shows the state of the running broker. An instance (web.1) is one of the processes that Baton keeps running for a service; a',
     'deploy puts a new process in its place. A backend (web/web-2) is a registered process. Its slot (web-2) is the first number',
-    'that was free when it registered, so during a deploy old and new process have different slots.',
+    'that was free when it registered, so during a deploy old and new process have different slots. Routes and limits of listeners',
+    'are shown where there are any: of header fields and cookies the names, since their values may be secret.',
   ].join('\n'),
   options: { json: { help: 'print the response of the admin API' }, ...configOption },
   async run({ values, switches }, terminal) {
     const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
     const answer = await askStatus(config)
     const master = await masterStatus(config.runtimeDir)
-    if (switches.has('json')) terminal.out(JSON.stringify({ ...answer, ...master }, undefined, 2))
+    // The master's `broker` is what `baton ls` shows, and would hide the one of the API.
+    if (switches.has('json')) terminal.out(JSON.stringify({ ...master, ...answer }, undefined, 2))
     else {
       const paint = paintFor(terminal)
       const hasNoMaster = master?.master === null
@@ -89,19 +92,7 @@ function describeStatus(
     ...(broker.master === null ? [] : [`master (send signals to it): pid ${broker.master}`]),
     ...(hasNoMaster ? [paint('yellow', 'no master: it was killed; "baton start" takes over')] : []),
     '',
-    ...table(
-      [
-        ['LISTENER', 'ADDRESS', 'PROTOCOL', 'SERVICE', 'ACCEPTED'],
-        ...listeners.map(({ name, address, protocol, service, accepted }) => [
-          name,
-          address,
-          protocol,
-          service ?? '-',
-          accepted,
-        ]),
-      ],
-      paint,
-    ),
+    ...describeListeners(listeners, paint),
     '',
     ...table(
       [

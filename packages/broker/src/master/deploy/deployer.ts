@@ -1,7 +1,7 @@
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../config/config.ts'
-import { BrokerError, describeError } from '../../errors.ts'
+import { BrokerError, describeError, unknownService } from '../../errors.ts'
 import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.ts'
 import type { CanaryPlan } from './deploy.ts'
 import type { CanaryRequest, DeployCommand, DeployResult } from './messages.ts'
@@ -41,10 +41,8 @@ export class Deployer {
     const { service: name, abort, by } = command
     const { activeConfig, operationLock, workerPool } = this.#parts
     const service = activeConfig.config.services.get(name)
-    if (service === undefined) {
-      const known = [...activeConfig.config.services.keys()].join(', ')
-      return refusal(`there is no service ${JSON.stringify(name)}; there are: ${known}`)
-    }
+    if (service === undefined)
+      return refusal(describeError(unknownService(name, activeConfig.config.services.keys())))
     const change = { kind: 'deploy', service: name, by } as const
     let chosen: ChosenEnvironment | undefined
     try {

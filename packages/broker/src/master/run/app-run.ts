@@ -33,21 +33,21 @@ export interface RunState {
   readonly restart?: 'limited' | 'always'
   /** Results of the app's starts so far. */
   readonly starts?: StartHistory
-  /** Unix time in ms: later changes of files are not deployed yet. Absent at the start. */
+  /** Unix time in ms: the last deploy began then, so later changes of files are not deployed yet. Absent at the start. */
   readonly watchedUntil?: number
   /** Processes that launched this one, which stops when they end. */
   readonly launchers?: readonly Launcher[]
 }
 
-/** A change of a file may not have been reported for this long, in ms: `watchFolder` waits for further changes. */
-const WATCH_DELAY_MS = 1000
+/** The kernel dates a change of a file with the time of its last tick, so up to 10 ms early. */
+const TICK_MS = 10
 
 /** Parts of the master that `AppRun` uses. */
 export interface AppRunParts {
   readonly activeConfig: ActiveConfig
   readonly workerPool: Pick<WorkerPool, 'listen'>
   readonly deployer: Pick<Deployer, 'deploy'>
-  readonly operationLock: Pick<OperationLock, 'idle'>
+  readonly operationLock: Pick<OperationLock, 'activity' | 'idle'>
   readonly logger: Logger
   readonly fleet: Pick<Fleet, 'statuses'>
   readonly poller: Poller
@@ -65,6 +65,8 @@ export class AppRun {
   readonly #parts: AppRunParts
   #state: RunState | undefined
   #changed = false
+  /** Unix time in ms: files that have changed since are not deployed yet, reported or not. */
+  #deployedAt: number
   #redeploying = false
   #over = false
   readonly #starts: StartWatch | undefined
@@ -74,6 +76,7 @@ export class AppRun {
   constructor(state: RunState | undefined, parts: AppRunParts) {
     this.#state = state
     this.#parts = parts
+    this.#deployedAt = state?.watchedUntil ?? Date.now()
     if (state === undefined) return
     const policy = state.restart !== 'limited' ? 'always' : state.watch === null ? 'limited' : 'first'
     this.#starts = new StartWatch(
@@ -86,7 +89,8 @@ export class AppRun {
   }
 
   get state(): RunState | undefined {
-    const watchedUntil = this.#changed ? 0 : Date.now() - WATCH_DELAY_MS
+    // Not the time of now: `watchFolder` waits for further changes, and on a busy machine this program may not have read the last one yet.
+    const watchedUntil = this.#changed ? 0 : this.#deployedAt
     return (
       this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.history }), watchedUntil }
     )
@@ -170,7 +174,10 @@ export class AppRun {
     const { activeConfig, deployer, operationLock, logger } = this.#parts
     while (this.#changed && !this.#over) {
       await operationLock.idle()
+      // A reload that has waited too may have begun: the deploy would be refused, and the change forgotten.
+      if (operationLock.activity !== undefined) continue
       this.#changed = false
+      this.#deployedAt = Date.now() - TICK_MS
       for (const { name, command } of activeConfig.config.services.values()) {
         if (command === null) continue
         const { success, log } = await deployer.deploy({

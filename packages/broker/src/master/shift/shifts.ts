@@ -4,6 +4,7 @@ import type { Change } from '../../api/events.ts'
 import type { Shift, Shifts as ShiftsState } from '../../api/shift.ts'
 import { formatShare } from '../../config/share.ts'
 import type { Config } from '../../config/config.ts'
+import { describeError, unknownService } from '../../errors.ts'
 import { type CommandResult, refusal } from '../../ipc/operator-protocol.ts'
 import type { Counters } from '../workers/counters.ts'
 
@@ -52,10 +53,7 @@ export class Shifts {
   /** Runs an operator's command. */
   request({ service, shift, by }: ShiftRequest): CommandResult {
     const services = this.#parts.services()
-    if (!services.has(service)) {
-      const known = [...services.keys()].join(', ')
-      return refusal(`there is no service ${JSON.stringify(service)}; there are: ${known}`)
-    }
+    if (!services.has(service)) return refusal(describeError(unknownService(service, services.keys())))
     const before = this.#shifts.get(service)
     if (before?.canary === true)
       return refusal(`a canary of ${service} is in progress; "baton deploy ${service} --abort" ends it`)

@@ -351,9 +351,10 @@ export class WorkerPool {
 
   /** Sends the keys for TLS session tickets to the workers, after a change. */
   sendTickets(): void {
+    // First: once a backend encrypts with a key, the next master must know it, whenever this one is killed.
+    this.sendEstate()
     const tickets = this.#host.tickets()
     for (const worker of this.#workers) worker.send({ type: 'tickets', tickets })
-    this.sendEstate()
   }
 
   /** Sends the shifts in force to the workers, after a change. */

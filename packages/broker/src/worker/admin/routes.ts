@@ -185,10 +185,18 @@ function findService(view: WorkerView, name: string): ServiceStatus {
   )
 }
 
+/** Backends that a refusal names. */
+const MAX_NAMED = 20
+
 function findBackend(service: string, backends: readonly BackendStatus[], idOrSlot: string): BackendStatus {
   const backend = backends.find(({ id, slot }) => id === idOrSlot || slot === idOrSlot)
   if (backend !== undefined) return backend
-  const message = `service ${service} has no backend ${quoted(idOrSlot)}`
+  // Slots change with each deploy, so the one that is meant has often another name by now.
+  const slots = backends.map(({ slot }) => slot)
+  const more = slots.length > MAX_NAMED ? `, and ${slots.length - MAX_NAMED} more` : ''
+  const there =
+    slots.length === 0 ? 'none is registered' : `there are: ${slots.slice(0, MAX_NAMED).join(', ')}${more}`
+  const message = `service ${service} has no backend ${quoted(idOrSlot)}; ${there}`
   throw new AdminError('BATON_ERR_ADMIN_NO_BACKEND', message)
 }
 

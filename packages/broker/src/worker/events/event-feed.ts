@@ -15,7 +15,7 @@ const KEEP_ALIVE = 15
 
 /** The data that the feed reports. */
 export interface EventSource {
-  /** As `GET /api/v1/status` answers. */
+  /** As `GET /api/v1/status` answers, without routes and limits. */
   status(): { readonly services: readonly WatchedService[] }
   /** Counts since the start, by service. */
   counted(): Counted[]

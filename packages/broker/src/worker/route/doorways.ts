@@ -178,6 +178,12 @@ export class Doorways {
     return this.#limited.has(listener) ? UNROUTED_REASONS : undefined
   }
 
+  /** Connections of the listener that went to no service; undefined if all go to the same one. */
+  unrouted(listener: string): Readonly<Record<UnroutedReason, number>> | undefined {
+    const counts = this.#doorways.has(listener) ? this.#counts.get(listener) : undefined
+    return counts && { ...counts }
+  }
+
   /** The numbers of one listener by which each of its connections has left, or is still here (`Account`). */
   account(listener: string, numbers: number[]): void {
     for (const reason of this.reasonsOf(listener) ?? FIRST_REASONS)
