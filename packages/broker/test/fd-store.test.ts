@@ -105,7 +105,7 @@ void t.test('a manager that keeps nothing', { timeout: LIMIT }, async (t) => {
   await store.settled(LIMIT)
   t.same(store.names, [])
   t.same(lines, [])
-  // What it prints comes through a pipe, and its list behind all of that.
+  // Lines that it prints come through a pipe, and its list behind all of that.
   t.same(await manager.list(), [])
   const said = manager.program.messages().filter(({ msg }) => msg === 'stored')
   t.match(said, [{ said: { FDNAME: 'baton.probe', FDPOLL: '0' } }, { said: { BARRIER: '1' } }])

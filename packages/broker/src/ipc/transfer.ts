@@ -2,7 +2,7 @@ import { OwnedFd, type Poller } from '@baton/native-sendmsg'
 import { Channel } from './channel.ts'
 import type { FromReceiver, HeldClient, HeldClients } from './messages.ts'
 
-/** What becomes of the connections of one message: one of both, once, never within `send`. Either owns the descriptors, and closes those that it does not need. */
+/** Outcome of the connections of one message: one of both, once, never within `send`. Either owns the descriptors, and closes those that it does not need. */
 export interface Fate {
   /** The other end has them. Closing a descriptor here must not block: its open file may be a backend's by now. */
   taken(fds: readonly OwnedFd[]): void
@@ -90,7 +90,7 @@ export class Transfer {
     if (this.#pending.length > 0) await new Promise<void>((resolve) => this.#settled.push(resolve))
   }
 
-  /** What the other end has not read yet it can still take; what is not sent yet is lost. */
+  /** Connections that the other end has not read yet it can still take; those that are not sent yet are lost. */
   close(): void {
     this.#channel.close()
     for (const { fds, fate } of this.#pending.splice(0)) fate.taken(fds)

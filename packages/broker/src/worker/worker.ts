@@ -435,7 +435,7 @@ export function createWorker(
       await settledWithin(stopped, 1000)
       // No timeout: unsent messages need this worker's poller.
       await passed
-      // What has come back may have begun a relay.
+      // Connections that have come back may be relayed by now.
       await drainedWithin(Math.max(0, end - performance.now()))
       await (closing ??= shut())
     },

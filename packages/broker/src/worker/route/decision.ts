@@ -29,7 +29,7 @@ export type Decision =
   /** A trusted peer has sent no header, or a broken one. */
   | { readonly action: 'no-header' }
 
-/** What becomes of a connection after a look. `gone`: no backend could serve it. */
+/** Fate of a connection after a look. `gone`: no backend could serve it. */
 export type Verdict = Decision | { readonly action: 'gone' }
 
 const FALLBACK = { action: 'fallback' } as const

@@ -66,7 +66,7 @@ interface Waiting {
 
 const NOTHING: Progress = { seen: 0 }
 
-/** What is left of a connection that has failed. */
+/** Bytes that are left of a connection that has failed. */
 const NO_BYTES = Buffer.alloc(0)
 
 /**
@@ -419,7 +419,7 @@ export class Doorway {
       const over = [...this.#waiting].filter(
         (waiting) => waiting.until <= now && !this.#uncounted.has(waiting),
       )
-      // What has come in time counts, also if its event has not.
+      // Bytes that have come in time count, also if their event has not.
       for (const waiting of over) this.#addDue(waiting)
       this.look()
       for (const waiting of over)
