@@ -269,6 +269,34 @@ void t.test('a backend and a dishonest broker', { timeout: LIMIT }, async (whole
     t.equal((await relay.get()).headers['x-pid'], String(app.pid))
   })
 
+  await story('a relay that has ended before it is adopted is closed', async (t) => {
+    // Its worker was killed between the two. Node emits `end` although the socket is paused; the app's server, which got the socket then, kept it until its time for a first request was over.
+    const broker = new FalseBroker(t)
+    const app = toldBackend(t, broker.control)
+    const { wire, hello } = await broker.dialled()
+    const { path = '' } = hello.reconnect ?? {}
+    const peer = new Registered(t, wire, hello, 1, 600_000)
+    await app.message('connected')
+    /** Everything that came before is read. */
+    const read = async () => {
+      const stranger = await Client.open(t, { path })
+      stranger.send('no header at all')
+      await stranger.ended
+    }
+    const token = randomBytes(16)
+    const relay = await Client.open(t, { path })
+    relay.socket.write(encodeProxyHeader({ addresses: undefined, token }))
+    await read()
+    relay.socket.end()
+    await read()
+    const offer = peer.offer({ kind: 'relay', token })
+    peer.ring(offer)
+    await peer.acked(offer)
+    await app.message('adopt')
+    t.equal(await relay.ended, 'end')
+    t.equal(relay.received, '', "not by the server's time for a first request, after a minute")
+  })
+
   await story('a closed backend adopts nothing that a dead broker left on its lane', async (t) => {
     // The broker died with an offer in flight, and the SDK waited for the end of its lane to adopt it. close() did not
     // know about that wait: a second after the app was told that everything was closed, it was given a client.

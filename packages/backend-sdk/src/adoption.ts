@@ -79,7 +79,7 @@ export class Adoption {
     } else attachment.adopt(socket)
     this.#raw?.adopted(socket)
     // A relay was paused after its header; a descriptor's socket reads from the start.
-    if (connection.via === 'relay') socket.resume()
+    if (connection.via === 'relay') goOn(socket)
     publishAdopted(connection, socket)
     this.#events.emit('adopt', socket, connection)
   }
@@ -270,4 +270,10 @@ function leave(socket: Socket, packed: Packed): Buffer {
       return takeUnread(socket).unread
     }
   })
+}
+
+/** Of a relay that the broker's end had left before it was adopted, `end` has been emitted already, which its server would wait for. */
+function goOn(relayed: Socket): void {
+  if (relayed.readableEnded) relayed.destroy()
+  else relayed.resume()
 }

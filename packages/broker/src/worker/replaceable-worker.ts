@@ -91,7 +91,10 @@ export interface ReplaceableWorker extends Worker {
   pause(): void
   /** Asks the backends to register with the successor. */
   askToReconnect(reason: string): void
-  /** Like `askToReconnect`, but there may be no successor: also closes the control and admin sockets. */
+  /**
+   * Like `askToReconnect`, but there may be no successor: also closes the control and admin sockets. Idle connections go to the backends, which may know
+   * another worker.
+   */
   withdraw(reason: string): void
   /**
    * Stops accepting; on `removed` listeners, only after accepting what is in the kernel's queue. Connections held now or later go to

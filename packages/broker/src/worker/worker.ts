@@ -394,6 +394,7 @@ export function createWorker(
       registry.askToReconnect(reason)
     },
     withdraw(reason) {
+      for (const service of services.values()) service.returnParked()
       registry.askToReconnect(reason)
       registry.close()
       void admin.drain()

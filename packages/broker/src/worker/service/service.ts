@@ -337,6 +337,14 @@ export class Service implements LinkHost, UpstreamHost {
     if (this.#isMoving) await new Promise<void>((resolve) => this.#whenMoved.push(resolve))
   }
 
+  /** No idle connection is kept from now on: those that are here go to backends, if there are any, as if their next requests had come. */
+  returnParked(): void {
+    if (this.#handoffCandidates().length === 0) return
+    this.#ending = true
+    for (const parked of this.#parking.take()) this.arrive(this.#again(parked))
+    this.flush()
+  }
+
   /** Disconnects the backends; resolves when each link has returned its connections. */
   async letGo(): Promise<void> {
     for (const link of this.#links.values()) link.close()
@@ -560,20 +568,23 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /** Its next request is there: it arrives like a new client, behind those that came before. */
-  #awake({ fd, listener, id, record, proxied }: ParkedClient): void {
-    const now = this.#os.now()
-    const connection = new InheritedClient(fd, {
+  #awake(parked: ParkedClient): void {
+    const connection = this.#again(parked)
+    if (this.#reroute(connection)) this.serviceStats.rerouted += 1
+    else this.arrive(connection)
+  }
+
+  #again({ fd, listener, id, record, proxied }: ParkedClient): InheritedClient {
+    return new InheritedClient(fd, {
       order: nextArrival(),
       listener,
       peer: this.#os.peer(fd.fd),
       id,
-      acceptedAt: now,
+      acceptedAt: this.#os.now(),
       handedBack: 'idle',
       record,
       proxied,
     })
-    if (this.#reroute(connection)) this.serviceStats.rerouted += 1
-    else this.arrive(connection)
   }
 
   /** Begins its record, or goes on with it. */
