@@ -11,9 +11,6 @@ const NO_KILLS = { workersKilled: [], workersEnded: [], outages: [] }
 /** A client learns of a kill at once; this is the allowed delay, in microseconds per millisecond of patience. */
 const AFTER_KILL = 5_000_000 / 60_000
 
-/** A giver notes that it has handed a connection back when its socket closes, a turn of its event loop later: on a busy machine, the worker that has taken it may be dead by then. */
-const LATE_NOTE = 1_000_000 / 60_000
-
 /** Allowed failures of clients, each counted separately. Everything else is a violation. */
 const ALLOWED = {
   killed: 'request in progress in a backend that was killed',
@@ -153,7 +150,7 @@ function explainByBroker(failure, { journals, patience, kills: { workersKilled, 
   const wasKilled = (from) => workersKilled.some((time) => from <= time && isRecent(time))
   const isOut = outages.some(([from, to]) => begun <= to && (from <= at || isRecent(from)))
   const movedAt = owner === undefined ? undefined : journals.movedAt.get(owner.connection)
-  if (movedAt <= at && wasKilled(movedAt - patience * LATE_NOTE)) return 'returned'
+  if (movedAt <= at && wasKilled(movedAt)) return 'returned'
   if (isRelayed && wasKilled(begun)) return 'relay'
   if (isRelayed && workersEnded.some(isRecent)) return 'old relay'
   if (owner !== undefined && !isRelayed) return undefined

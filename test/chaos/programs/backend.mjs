@@ -5,6 +5,7 @@
 //   m TIME SERVICE PORT CONNECTION       handed back: it goes on in another process
 //   u TIME SERVICE PORT CONNECTION       a relay has ended without a byte from the client
 //   r TIME SERVICE PORT ID               read the request ID
+import { subscribe } from 'node:diagnostics_channel'
 import { closeSync, openSync, writeSync } from 'node:fs'
 import http from 'node:http'
 import net from 'node:net'
@@ -80,6 +81,14 @@ function lineServer(service) {
 }
 
 const servers = { web: webServer('web'), carried: webServer('carried'), lines: lineServer('lines') }
+/** What is noted of sockets whose adoption is in the journal. */
+const adopted = new WeakMap()
+// In the step in which it leaves: by the time its socket has closed, this process may have been killed, or the worker that has taken it.
+subscribe('baton:connection:handed-back', ({ socket }) => {
+  const noted = adopted.get(socket)
+  if (noted !== undefined) note('m', now(), ...noted)
+})
+
 const backends = Object.entries(servers).map(([service, server]) => {
   const backend = createBackend({ service, version: instance })
   backend.attach(server)
@@ -87,10 +96,10 @@ const backends = Object.entries(servers).map(([service, server]) => {
     const { id, via } = connection
     const port = socket.remotePort ?? 0
     note('a', now(), service, port, via, id)
+    adopted.set(socket, [service, port, id])
     const before = socket.bytesRead
     socket.once('close', () => {
-      if (connection.movedOn) note('m', now(), service, port, id)
-      else if (via === 'relay' && socket.bytesRead === before) note('u', now(), service, port, id)
+      if (via === 'relay' && socket.bytesRead === before) note('u', now(), service, port, id)
     })
   })
   return backend
