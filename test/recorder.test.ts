@@ -468,7 +468,10 @@ void t.test(
     const listener = await EventStream.open(t, broker)
     const other = await EventStream.open(t, broker)
     const status = await listener.event('status', () => true, 'the first status')
-    t.same(status.data['status'], await broker.status())
+    // Without what only the configuration changes.
+    const { listeners, ...rest } = await broker.status()
+    const changing = listeners.map((each) => ({ ...each, routes: undefined, limits: undefined }))
+    t.same(status.data['status'], JSON.parse(JSON.stringify({ listeners: changing, ...rest })))
     const backend = await startBackend(t, broker)
     const registered = await listener.change(({ kind }) => kind === 'backend_registered', 'registered')
     t.match(registered.data, { service: 'web', to: 'ready', backend: { slot: 'web-1', pid: backend.pid } })
