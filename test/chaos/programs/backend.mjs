@@ -81,7 +81,7 @@ function lineServer(service) {
 }
 
 const servers = { web: webServer('web'), carried: webServer('carried'), lines: lineServer('lines') }
-/** What is noted of sockets whose adoption is in the journal. */
+/** Notes on sockets whose adoption is in the journal. */
 const adopted = new WeakMap()
 // In the step in which it leaves: by the time its socket has closed, this process may have been killed, or the worker that has taken it.
 subscribe('baton:connection:handed-back', ({ socket }) => {
