@@ -24,6 +24,7 @@ import { type Remains, WorkerCopies, type WorkerCopiesState } from '../src/maste
 import type { MetricSnapshot } from '../src/metrics/snapshot.ts'
 import type { ClientConnection } from '../src/worker/connection/connection.ts'
 import { Copier } from '../src/worker/copies/copier.ts'
+import { heldClient } from '../src/worker/copies/held-client.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
@@ -305,6 +306,14 @@ void t.test(
     t.same(receiver.ids, all, 'in order of arrival')
   },
 )
+
+// Survivors are sorted by this time, and 18 of 2,000 were served too late: the two clocks were read again for each.
+void t.test('clients of one turn have one time of arrival', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const connection = await stage.connection()
+  const times = Array.from({ length: 100 }, () => heldClient('web', connection).acceptedAt)
+  t.same(new Set(times), new Set([times[0]]))
+})
 
 void t.test('survivors that the next worker has taken are its own', { timeout: LIMIT }, async (t) => {
   const { poller, survivors, worker, theirs } = await succession(t)

@@ -11,6 +11,9 @@ export function monotonic(): number {
   return Number(process.hrtime.bigint()) / 1e6
 }
 
+/** Both read one clock. Taken once: clients of one turn have one time, and keep their order where they are sorted by it. */
+const SINCE_BOOT = monotonic() - performance.now()
+
 /** A connection of `service`, as another worker gets it. */
 export function heldClient(service: string, connection: Waiting): HeldClient {
   const { id, listener } = connection
@@ -27,7 +30,7 @@ export function heldClient(service: string, connection: Waiting): HeldClient {
         }),
     listener: listener.name,
     id: ulidFromBytes(id),
-    acceptedAt: isIdle ? monotonic() : monotonic() - (performance.now() - connection.acceptedAt),
+    acceptedAt: isIdle ? monotonic() : connection.acceptedAt + SINCE_BOOT,
     ...('handedBack' in connection && { handedBack: connection.handedBack }),
     ...('peeked' in connection && connection.peeked && { peeked: connection.peeked }),
     ...('unjudged' in connection && connection.unjudged && { unjudged: true }),
