@@ -1,12 +1,49 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { startBackend } from '../support/backend.ts'
-import { startBroker } from '../support/broker.ts'
+import { type Broker, startBroker } from '../support/broker.ts'
 import { eventually } from '../support/eventually.ts'
 import { ledger, masterStatus, onlyWorker, openSession, samples } from '../support/operator.ts'
 import { LIMIT } from '../support/limits.ts'
 import { signal } from '../support/signal.ts'
-import { visit } from '../support/visit.ts'
+import { visit, visitors } from '../support/visit.ts'
 import { serviceNow } from '../support/waiting-room.ts'
+
+const PATIENT = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
+
+/** A worker that leaves, while `count` clients of it are with a backend that is stuck. Its successor serves. */
+async function leaving(t: Test, count: number) {
+  // Processes are stopped for a while.
+  const broker = await startBroker(t, { config: { workerTimeout: '5m', services: { web: PATIENT } } })
+  const stuck = await startBackend(t, broker)
+  await broker.backends(1)
+  stuck.kill('SIGSTOP')
+  const clients = await visitors(t, broker, count)
+  await eventually(
+    async () => (await serviceNow(broker, 'web')).inFlight === count,
+    'they are with the stuck backend',
+  )
+  const session = await openSession(t, broker)
+  session.send('reload\n')
+  await session.ended
+  const workers = async (role: string) =>
+    (await masterStatus(t, broker)).workers.filter((worker) => worker.role === role).map(({ pid }) => pid)
+  const [old] = await workers('leaving')
+  const [successor] = await workers('serving')
+  return { broker, stuck, clients, workers, old, successor }
+}
+
+/** The old worker has sent all that was in these places to its successor. One question at a time: the broker's log would hold everything up. */
+async function passedOn(broker: Broker, old: number | undefined, ...places: string[]): Promise<void> {
+  const statuses = () =>
+    broker.program.messages().filter(({ pid, msg }) => pid === old && msg === 'status: service')
+  await eventually(async () => {
+    const before = statuses().length
+    broker.program.kill('SIGUSR2')
+    await eventually(() => statuses().length > before, 'the old worker shows its status')
+    const last = statuses().at(-1)
+    return places.every((place) => last?.[place] === 0)
+  }, 'the old worker has passed them on')
+}
 
 // The successor had died, and the backends were with the worker that followed it. A client that came back to the old worker found
 // neither, and waited there until `holdTimeout`.
@@ -14,25 +51,7 @@ void t.test(
   'what waits in a leaving worker goes to the worker after its successor',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t, {
-      config: { services: { web: { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } } },
-    })
-    const stuck = await startBackend(t, broker)
-    await broker.backends(1)
-    stuck.kill('SIGSTOP')
-    const client = await visit(t, broker)
-    await eventually(
-      async () => (await serviceNow(broker, 'web')).inFlight === 1,
-      'it is with the stuck backend',
-    )
-    const session = await openSession(t, broker)
-    session.send('reload\n')
-    await session.ended
-
-    const workers = async (role: string) =>
-      (await masterStatus(t, broker)).workers.filter((worker) => worker.role === role).map(({ pid }) => pid)
-    const [old] = await workers('leaving')
-    const [successor] = await workers('serving')
+    const { broker, stuck, clients, workers, old, successor } = await leaving(t, 1)
     signal(Number(successor), 'SIGKILL')
     await eventually(async () => {
       const serving = await workers('serving')
@@ -43,7 +62,7 @@ void t.test(
     stuck.kill('SIGKILL')
     await eventually(async () => (await serviceNow(broker, 'web')).held === 1, 'the client waits in that one')
     const next = await startBackend(t, broker)
-    t.match(await client.answer(), { status: 200, headers: { 'x-pid': String(next.pid) } })
+    t.match(await clients[0]?.answer(), { status: 200, headers: { 'x-pid': String(next.pid) } })
     await onlyWorker(t, broker)
   },
 )
@@ -53,38 +72,10 @@ void t.test(
   'what a successor has not taken when it is killed goes to the worker after it',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t, {
-      config: {
-        // It is stopped for a while.
-        workerTimeout: '5m',
-        services: { web: { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } },
-      },
-    })
-    const stuck = await startBackend(t, broker)
-    await broker.backends(1)
-    stuck.kill('SIGSTOP')
-    const clients = [await visit(t, broker), await visit(t, broker)]
-    await eventually(
-      async () => (await serviceNow(broker, 'web')).inFlight === 2,
-      'they are with the stuck backend',
-    )
-    const session = await openSession(t, broker)
-    session.send('reload\n')
-    await session.ended
-    const workers = async (role: string) =>
-      (await masterStatus(t, broker)).workers.filter((worker) => worker.role === role).map(({ pid }) => pid)
-    const [old] = await workers('leaving')
-    const [successor] = await workers('serving')
-
+    const { broker, stuck, clients, old, successor } = await leaving(t, 2)
     signal(Number(successor), 'SIGSTOP')
     stuck.kill('SIGKILL')
-    await eventually(() => {
-      broker.program.kill('SIGUSR2')
-      const status = broker.program
-        .messages()
-        .findLast(({ pid, msg }) => pid === old && msg === 'status: service')
-      return status?.['held'] === 0 && status['inFlight'] === 0
-    }, 'the old worker has passed them on')
+    await passedOn(broker, old, 'held', 'inFlight')
     signal(Number(successor), 'SIGKILL')
     await eventually(async () => (await serviceNow(broker, 'web')).held === 2, 'they wait in the next one')
     const next = await startBackend(t, broker)
@@ -105,7 +96,7 @@ void t.test(
     const broker = await startBroker(t, {
       config: {
         workerTimeout: '5m',
-        services: { web: { parkAfter: '0ms', ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } },
+        services: { web: { ...PATIENT, parkAfter: '0ms' } },
       },
     })
     const giver = await startBackend(t, broker)
@@ -129,13 +120,7 @@ void t.test(
     await eventually(() => registered() !== undefined, 'a backend is with the successor')
     const successor = Number(registered()?.['pid'])
     signal(successor, 'SIGSTOP')
-    await eventually(() => {
-      broker.program.kill('SIGUSR2')
-      const status = broker.program
-        .messages()
-        .findLast(({ pid, msg }) => pid === old && msg === 'status: service')
-      return status?.['parked'] === 0
-    }, 'the old worker has passed them on')
+    await passedOn(broker, old, 'parked')
     const [first, ...others] = clients
     first?.request('/meanwhile')
     signal(successor, 'SIGKILL')
