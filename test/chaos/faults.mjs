@@ -46,7 +46,7 @@ export class Faults {
     const ready = (await Promise.race([backend.ready, pause(this.#patience)])) === true && backend.alive
     // It can leave only once.
     const leaves = backend.drain !== undefined && (kind === 'drain' || kind === 'restart')
-    // Another restart of this slot began meanwhile. A second successor of one backend would leave the first one to nobody.
+    // Another restart of this slot began meanwhile. A second successor of one backend would leave the first one behind.
     const isReplaced = kind === 'restart' && this.#fleet.current[backend.slot] !== backend
     if (!ready || leaves || isReplaced) {
       this.missed += 1
