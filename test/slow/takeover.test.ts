@@ -6,7 +6,7 @@ import { freePort } from '../support/free-port.ts'
 import { LIMIT } from '../support/limits.ts'
 import { logged, onlyWorker, openSession, reload, samples } from '../support/operator.ts'
 import { Sabotaged } from '../support/sabotage.ts'
-import { exists } from '../support/signal.ts'
+import { exists, signal } from '../support/signal.ts'
 import { servedBy, visit } from '../support/visit.ts'
 import { checkAnswers, served, startAgain, sum, Visitor } from '../support/visitor.ts'
 
@@ -78,6 +78,39 @@ void t.test('the master is killed before each message of a reload', { timeout: L
   // Each part has one more client.
   t.equal(await accepted(broker), all.length + 7, 'and each is counted once')
 })
+
+// The signal was forgotten: the worker went on after the five seconds, until somebody sent another one.
+void t.test(
+  'SIGTERM for a worker that waits for its successor to go on without a master',
+  { timeout: LIMIT },
+  async (t) => {
+    const scene = await Sabotaged.start(t, { workerTimeout: '5m', drainDeadline: '1m' })
+    const { broker } = scene
+    const old = await onlyWorker(t, broker)
+    await startBackend(t, broker)
+    // The reload waits for it, in the old worker, when the other one is with the successor.
+    const stuck = await startBackend(t, broker)
+    await broker.backends(2)
+    stuck.kill('SIGSTOP')
+    scene.begin('dying-master', 'finish')
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    const registered = () =>
+      broker.program.messages().find(({ pid, msg }) => msg === 'backend registered' && pid !== old)
+    await eventually(() => registered() !== undefined, 'a backend is with the successor')
+    const successor = Number(registered()?.['pid'])
+    signal(successor, 'SIGSTOP')
+    const { child } = broker.program
+    await eventually(() => child.signalCode === 'SIGKILL', 'the master is killed')
+    // The successor cannot have read its master's end when the signal comes.
+    for (const pid of [old, successor]) signal(pid, 'SIGTERM')
+    await eventually(() => !exists(old), 'the old worker ends')
+    signal(successor, 'SIGCONT')
+    await eventually(() => !exists(successor), 'the successor ends')
+    t.equal(logged(broker, 'draining'), 2)
+    stuck.kill('SIGKILL')
+  },
+)
 
 // The counts of a worker that was still finishing were with its master alone: the next one began without them.
 void t.test('the master is killed while an earlier worker finishes', { timeout: LIMIT }, async (t) => {

@@ -247,13 +247,14 @@ function receive(poller: Poller, theirs: OwnedFd, taken: number) {
   const got: number[] = []
   const ids: string[] = []
   let numbered = 0
+  let most = taken
   const channel = new Channel<ToWorker, never>(theirs, poller, {
     message: (_, [end]) => {
       const pair = new Channel<HeldClients, FromReceiver>(end as OwnedFd, poller, {
         message: ({ clients, number = 0 }, fds) => {
           numbered += 1
           for (const fd of fds) fd.close()
-          if (numbered > taken) return
+          if (numbered > most) return
           got.push(clients.length)
           ids.push(...clients.map(({ id }) => id))
           pair.send({ type: 'taken', number })
@@ -265,11 +266,15 @@ function receive(poller: Poller, theirs: OwnedFd, taken: number) {
     ended: () => {},
   })
   const pairs: Channel<HeldClients, FromReceiver>[] = []
-  const die = () => {
-    channel.close()
+  const giveUp = () => {
     for (const pair of pairs) pair.close()
   }
-  return { got, ids, die, read: () => numbered }
+  const die = () => {
+    channel.close()
+    giveUp()
+  }
+  const takes = (more: number) => (most = numbered + more)
+  return { got, ids, die, giveUp, takes, read: () => numbered }
 }
 
 void t.test(
@@ -314,6 +319,25 @@ void t.test('clients of one turn have one time of arrival', { timeout: LIMIT }, 
   const times = Array.from({ length: 100 }, () => heldClient('web', connection).acceptedAt)
   t.same(new Set(times), new Set([times[0]]))
 })
+
+// It gave up the pair, for want of descriptors, and lives: they were nobody's until it died.
+void t.test(
+  'survivors that come back from a worker that lives go to it again',
+  { timeout: LIMIT },
+  async (t) => {
+    const { poller, survivors, worker, theirs } = await succession(t)
+    survivors.pass(worker)
+    const first = receive(poller, theirs, 0)
+    await eventually(() => first.read() === 1, 'it has read them, and takes none')
+    first.giveUp()
+    await eventually(() => survivors.state.length === 2, 'they are back')
+    first.takes(1)
+    await eventually(() => first.got.length === 1, 'they have come again')
+    await eventually(() => survivors.receiver === undefined, 'it has them')
+    t.same([first.got, survivors.state], [[2], []])
+    first.die()
+  },
+)
 
 void t.test('survivors that the next worker has taken are its own', { timeout: LIMIT }, async (t) => {
   const { poller, survivors, worker, theirs } = await succession(t)

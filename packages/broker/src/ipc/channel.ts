@@ -57,7 +57,7 @@ interface Outgoing {
   bytes: Buffer
   /** Owned by the channel until the first byte has been sent. */
   fds: OwnedFd[]
-  /** Instead of `fds`: of the caller of `lend`. */
+  /** Instead of `fds`: of the caller of `lend`, until the first byte has been sent. */
   lent?: readonly BorrowedFd[]
   readonly unsent: Unsent | undefined
 }
@@ -134,10 +134,12 @@ export class Channel<In extends Message, Out extends Message> {
 
   /**
    * Like `send`, without duplicates: the caller keeps the descriptors open until the other end has answered, or the channel has ended.
+   *
+   * @param unsent called in a microtask if nothing of the message reaches the kernel
    */
-  lend(message: Out, fds: readonly BorrowedFd[]): void {
-    if (this.#ended) return
-    this.#outgoing.push({ bytes: encode(message, fds.length), fds: [], lent: fds, unsent: undefined })
+  lend(message: Out, fds: readonly BorrowedFd[], unsent: () => void): void {
+    if (this.#ended) return queueMicrotask(unsent)
+    this.#outgoing.push({ bytes: encode(message, fds.length), fds: [], lent: fds, unsent })
     if (this.#outgoing.length === 1) this.#flush()
   }
 
@@ -200,7 +202,7 @@ export class Channel<In extends Message, Out extends Message> {
       if (!(error instanceof NativeError)) throw error
       if (error.code === 'EAGAIN') return this.#watchFor(EPOLLOUT)
       if (['ETOOMANYREFS', 'ENOBUFS', 'ENOMEM'].includes(error.code)) return this.#retryLater()
-      // EPIPE: read what the other end has sent; EOF follows and ends the channel.
+      // EPIPE: read what the other end has sent; EOF follows and ends the channel. After any other error it does not, but nothing more is sent either.
       this.#broken = true
       drop(this.#outgoing.splice(0))
     }
@@ -315,11 +317,11 @@ function encode(message: Message, fds: number): Buffer {
 }
 
 /** Messages of which nothing is sent any more. */
-function drop(messages: readonly Pick<Outgoing, 'fds' | 'unsent'>[]): void {
-  for (const { fds, unsent } of messages) {
+function drop(messages: readonly Pick<Outgoing, 'fds' | 'lent' | 'unsent'>[]): void {
+  for (const { fds, lent = [], unsent } of messages) {
     if (unsent === undefined) for (const fd of fds) fd.close()
     // Later: the caller may be in the middle of passing on several.
-    else if (fds.length > 0) queueMicrotask(() => unsent(fds))
+    else if (fds.length + lent.length > 0) queueMicrotask(() => unsent(fds))
   }
 }
 

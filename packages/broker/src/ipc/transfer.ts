@@ -6,7 +6,7 @@ import type { FromReceiver, HeldClient, HeldClients } from './messages.ts'
 export interface Fate {
   /** The other end has them. Closing a descriptor here must not block: its open file may be a backend's by now. */
   taken(fds: readonly OwnedFd[]): void
-  /** The other end has died before it has taken them. */
+  /** The other end has died before it has taken them, or they could not be sent. */
   back(fds: readonly OwnedFd[]): void
 }
 
@@ -14,6 +14,8 @@ interface Batch {
   readonly number: number
   readonly fds: readonly OwnedFd[]
   readonly fate: Fate
+  /** It was not sent, and will not be. */
+  isUnsent: boolean
 }
 
 export interface TransferHost {
@@ -57,7 +59,7 @@ export class Transfer {
     })
   }
 
-  /** False once the other end is known to be gone. */
+  /** False once the other end is known to be gone, or the kernel has refused to send something. */
   get open(): boolean {
     return this.#channel.open
   }
@@ -72,10 +74,15 @@ export class Transfer {
     if (!this.#confirms) return this.#give(clients, fds, fate)
     const number = (this.#numbers += 1)
     const own = fds.map((fd) => new OwnedFd(fd.release()))
-    this.#pending.push({ number, fds: own, fate })
+    const batch = { number, fds: own, fate, isUnsent: false }
+    this.#pending.push(batch)
     this.#channel.lend(
       { type: 'held', clients, number },
       own.map(({ fd }) => fd),
+      () => {
+        batch.isUnsent = true
+        this.#giveBack()
+      },
     )
   }
 
@@ -112,6 +119,15 @@ export class Transfer {
     while ((this.#pending[0]?.number ?? Number.POSITIVE_INFINITY) <= last) {
       const { fds, fate } = this.#pending.shift() as Batch
       fate.taken(fds)
+    }
+    this.#giveBack()
+  }
+
+  /** Those that were not sent, after those that were: in order. */
+  #giveBack(): void {
+    while (this.#pending[0]?.isUnsent === true) {
+      const { fds, fate } = this.#pending.shift() as Batch
+      fate.back(fds)
     }
     if (this.#pending.length === 0) this.#settle()
   }

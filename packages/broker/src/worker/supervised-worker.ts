@@ -3,7 +3,9 @@ import {
   NativeError,
   OwnedFd,
   peerCredentials,
+  poll,
   Poller,
+  POLLHUP,
   setCloseOnExec,
   socketpair,
 } from '@baton/native-sendmsg'
@@ -89,6 +91,10 @@ export class SupervisedWorker {
   /** Its pid; null while there is none. */
   #master: number | null = process.ppid
   #ending = false
+  /** The master is gone, and nobody has this worker yet: it may wait for its successor. */
+  #isOrphaned = false
+  /** It got SIGTERM meanwhile. */
+  #isTerminated = false
   readonly #successors: Successors
   /** Of the `finish` to come, between `successor` and `finish`. */
   #heir: Heirship | undefined
@@ -112,6 +118,9 @@ export class SupervisedWorker {
   /** SIGTERM, for a worker without a master; with one, signals are the master's. */
   terminate(): void {
     if (this.isUnclaimed) void this.#stopUnclaimed('SIGTERM')
+    // A service manager sends it right after the death of the master, of which this worker may not have read yet.
+    else if (!this.#ending && (this.#isOrphaned || (poll(this.#channel.fd, 0) & POLLHUP) !== 0))
+      this.#isTerminated = true
   }
 
   #connect(socket: OwnedFd): Channel<ToWorker, FromWorker> {
@@ -401,6 +410,7 @@ export class SupervisedWorker {
   }
 
   async #orphaned(): Promise<void> {
+    this.#isOrphaned = true
     this.#questions.unanswered()
     // The last estate may have come together with the end.
     await this.#orders
@@ -466,8 +476,10 @@ export class SupervisedWorker {
       stop: (session) => void this.#stopUnclaimed(session.peer, session),
       claim: (session) => void this.#claim(session, estate),
     })
+    this.#isOrphaned = false
     // It may have been told to pause, for a successor that is gone as well.
     await this.#worker?.serve()
+    if (this.#isTerminated && this.isUnclaimed) void this.#stopUnclaimed('SIGTERM')
   }
 
   #statusUnclaimed(): MasterStatus {
@@ -502,6 +514,7 @@ export class SupervisedWorker {
       })
       this.#reception?.close()
       this.#reception = undefined
+      this.#isTerminated = false
       this.#channel = this.#connect(ours)
       this.#master = peerCredentials(session.fd).pid
       const backends = worker.backends()

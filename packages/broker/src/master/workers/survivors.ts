@@ -10,6 +10,9 @@ import type { WorkerProcess } from './worker-process.ts'
 /** Maximum clients per message, as between workers. */
 const MAX_CLIENTS = 32
 
+/** After this long, in ms, those that have come back from a worker that lives go to it again: it could not take them, or they could not be sent. */
+const AGAIN_MS = 1000
+
 /** The survivors that cross the master's exec. */
 export type SurvivorsState = readonly (Omit<Survivor, 'fd'> & { readonly fd: number })[]
 
@@ -27,6 +30,7 @@ export class Survivors {
   readonly #passing = new Map<Transfer, WorkerProcess>()
   /** Of workers that have ended, while what they have taken is not read yet. */
   readonly #reclaiming: (() => void)[] = []
+  #again: NodeJS.Timeout | undefined
 
   /** @param onLost called with those that were closed here: no worker counts their outcome */
   constructor(poller: Poller, logger: Logger, onLost: (survivors: readonly Survivor[]) => void) {
@@ -65,6 +69,7 @@ export class Survivors {
 
   /** To a worker that serves, in order of arrival: some may have come back from another worker, which was older than those that waited there. */
   pass(worker: WorkerProcess): void {
+    clearTimeout(this.#again)
     if (this.#waiting.length === 0) return
     this.release()
     let ends: [OwnedFd, OwnedFd]
@@ -118,12 +123,21 @@ export class Survivors {
   }
 
   #over(transfer: Transfer): void {
-    if (!this.#passing.delete(transfer)) return
+    const worker = this.#passing.get(transfer)
+    if (worker === undefined) return
+    this.#passing.delete(transfer)
     for (const again of this.#reclaiming.splice(0)) again()
+    if (this.#waiting.length === 0) return
+    clearTimeout(this.#again)
+    // One that has died is replaced, and they go to the next one.
+    this.#again = setTimeout(() => {
+      if (worker.alive && worker.role !== 'leaving') this.pass(worker)
+    }, AGAIN_MS)
   }
 
   /** Closes those that no worker will take. */
   close(): void {
+    clearTimeout(this.#again)
     this.release()
     const lost = this.#waiting.splice(0)
     closeCopies(lost)

@@ -14,6 +14,11 @@ export function monotonic(): number {
 /** Both read one clock. Taken once: clients of one turn have one time, and keep their order where they are sorted by it. */
 const SINCE_BOOT = monotonic() - performance.now()
 
+/** When a client that another worker had accepted arrived, by performance.now(). By the same offset, so it keeps its order in the worker after this one too. */
+export function arrivalOf({ acceptedAt }: Pick<HeldClient, 'acceptedAt'>): number {
+  return acceptedAt - SINCE_BOOT
+}
+
 /** A connection of `service`, as another worker gets it. */
 export function heldClient(service: string, connection: Waiting): HeldClient {
   const { id, listener } = connection

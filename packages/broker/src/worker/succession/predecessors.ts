@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import { type FromReceiver, type HeldClients, MAX_CLIENTS } from '../../ipc/messages.ts'
 import { FIRST_INHERITED, IdleClient, InheritedClient } from '../connection/connection.ts'
-import { monotonic } from '../copies/held-client.ts'
+import { arrivalOf } from '../copies/held-client.ts'
 import { blockOf } from '../copies/held-state.ts'
 import { sharedReserve } from '../listen/descriptor-reserve.ts'
 import { systemOs } from '../os.ts'
@@ -45,7 +45,7 @@ export class Predecessors {
 
   /** This worker goes on without a master: one that was about to be told to finish finishes now. */
   succeed(): void {
-    for (const predecessor of this.#leaving.keys()) predecessor.sendNow({ type: 'heir' }, [])
+    for (const predecessor of this.#leaving.keys()) predecessor.send({ type: 'heir' })
   }
 
   /** Owns `socket`. The worker at the other end closes it when it has no more connections. */
@@ -55,24 +55,44 @@ export class Predecessors {
     const reserve = sharedReserve()
     /** Everything received so far is inherited. */
     let inherited = Promise.resolve()
-    let isDelayed = false
+    /** Messages that wait until the other end can know. */
+    let delayed = 0
+    /** This end has given up, and the other one goes on with all that it does not know to be taken. */
+    let isCut = false
+    const say = (number: number | undefined) =>
+      number === undefined || channel.sendNow({ type: 'taken', number }, [])
+    /** One message at a time, so that each is known to be said or not. */
+    const inheritLater = async (
+      before: Promise<void>,
+      { clients, number }: HeldClients,
+      fds: readonly OwnedFd[],
+    ) => {
+      await before
+      if (!isCut && !say(number)) {
+        channel.send({ type: 'taken', number: number as number })
+        await channel.sent()
+      }
+      delayed -= 1
+      if (isCut) for (const fd of fds) fd.close()
+      else this.#inheritAll(clients, fds)
+    }
     const channel: Channel<HeldClients, FromReceiver> = new Channel(socket, this.#poller, {
       // Clients accepted here may have filled the descriptor table.
       room: () => reserve.fits(channel.fd, MAX_CLIENTS),
-      message: ({ clients, number }, fds) => {
-        const taken = number === undefined || channel.sendNow({ type: 'taken', number }, [])
-        if (taken && !isDelayed) return this.#inheritAll(clients, fds)
+      message: (held, fds) => {
+        if (delayed === 0 && say(held.number)) return this.#inheritAll(held.clients, fds)
         // The other end has not read for long, or is gone: nothing is done with them before it can know that it does not have them any more.
-        if (!taken) channel.send({ type: 'taken', number })
-        isDelayed = true
-        inherited = inherited.then(() => channel.sent()).then(() => this.#inheritAll(clients, fds))
+        delayed += 1
+        inherited = inheritLater(inherited, held, fds)
       },
       ended: (error) => {
-        if (error !== undefined)
+        if (error !== undefined) {
+          isCut = true
           this.#logger.error(
             { error: error.message },
             'the previous worker keeps the rest of its held clients',
           )
+        }
         channel.close()
         this.#leaving.delete(channel)
         over(inherited)
@@ -106,7 +126,7 @@ export class Predecessors {
       // Without an address if the client has already disconnected; the end is seen when the socket is read.
       peer: systemOs.peer(fd.fd),
       id,
-      acceptedAt: client.acceptedAt - monotonic() + performance.now(),
+      acceptedAt: arrivalOf(client),
       ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
       ...(peeked !== undefined && { peeked }),
       ...(unjudged !== undefined && { unjudged }),

@@ -20,8 +20,9 @@ export class Successors {
   readonly #transfers: Transfer[] = []
   /** No more clients will be sent. */
   #hasEnded = false
-  /** Messages whose connections have come back. */
+  /** Messages whose connections have come back, and how many of them `settled` has told of. */
   #returned = 0
+  #told = 0
 
   constructor(poller: Poller, worker: () => ReplaceableWorker | undefined) {
     this.#poller = poller
@@ -59,13 +60,14 @@ export class Successors {
   /**
    * Resolves when nothing is on its way any more. If all of it was taken, no more clients will be sent.
    *
-   * @returns false if some came back: they wait here, or are on their way to the next one
+   * @returns false if some have come back since the last call: they wait here, or are on their way to the next one
    */
   async settled(): Promise<boolean> {
-    const before = this.#returned
     for (const transfer of this.#transfers) await transfer.settled()
+    const before = this.#told
+    this.#told = this.#returned
     // Meanwhile more may have been sent.
-    if (this.#returned !== before || this.#transfers.some(({ pending }) => pending)) return false
+    if (this.#told !== before || this.#transfers.some(({ pending }) => pending)) return false
     this.end()
     return true
   }
