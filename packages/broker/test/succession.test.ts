@@ -103,7 +103,11 @@ function sender(t: Test) {
   const worker = {
     takeBack: (_service: string, _connections: unknown, fds: readonly OwnedFd[]) => back.push(...fds),
   } as unknown as ReplaceableWorker
-  const successors = new Successors(poller, () => worker)
+  const successors = new Successors(
+    poller,
+    () => worker,
+    () => {},
+  )
   const transfer = successors.connect(ours, true)
   return { poller, successors, transfer, theirs, back }
 }

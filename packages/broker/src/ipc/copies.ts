@@ -56,6 +56,18 @@ export type Account =
    */
   | { readonly kind: 'doorway'; readonly name: string; readonly reasons?: readonly UnroutedReason[] }
 
+/** What a worker has written into its memory file. */
+export interface WorkerAccounts {
+  readonly layout: readonly Account[]
+  readonly numbers: Float64Array
+  /**
+   * For each service and doorway, in the order of the layout: connections that came from another process of the broker, and those that went to another
+   * worker. Both are part of `numbers` as well, together with those that moved between a doorway and a service. Undefined if the worker is of an older
+   * version, or has written nothing yet.
+   */
+  readonly moves: Float64Array | undefined
+}
+
 /** A worker that is finishing: what another master needs to know what it has counted. */
 export interface FinishingWorker {
   readonly pid: number
@@ -116,14 +128,27 @@ export function clearMarks(file: number): void {
   ftruncateSync(file, MARKS_AT)
 }
 
+/** How many of them can move between workers. */
+export function movesSize(layout: readonly Account[]): number {
+  return 2 * layout.filter(({ kind }) => kind !== 'listener').length
+}
+
+/** The numbers of the accounts, then how many follow, then those of moves: written together, or they would contradict each other. */
 export function writeNumbers(file: number, numbers: Float64Array): void {
   const bytes = Buffer.from(numbers.buffer, numbers.byteOffset, numbers.byteLength)
   writeSync(file, bytes, 0, bytes.length, 0)
 }
 
-/** As many as were written. */
-export function readNumbers(file: number, count: number): Float64Array {
-  return new Float64Array(read(file, 0, count * NUMBER_BYTES))
+export function readAccounts(file: number, layout: readonly Account[]): WorkerAccounts {
+  const size = layoutSize(layout)
+  const count = movesSize(layout)
+  const all = new Float64Array(read(file, 0, (size + 1 + count) * NUMBER_BYTES))
+  const areWritten = count > 0 && all[size] === count
+  return {
+    layout,
+    numbers: all.subarray(0, size),
+    moves: areWritten ? all.subarray(size + 1) : undefined,
+  }
 }
 
 function read(file: number, at: number, length: number): ArrayBuffer {

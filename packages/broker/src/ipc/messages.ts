@@ -142,6 +142,8 @@ export type ToWorker =
   | { readonly type: 'dump' }
   /** Another worker is being scraped: send the current counters (`counted`). */
   | { readonly type: 'count' }
+  /** Answered with `pairs`, after all earlier orders. Sent only to a worker that knows it. */
+  | { readonly type: 'pairs'; readonly ask: number }
   | { readonly type: 'accept' }
   /** Register no more backends. A later `serve` means that the successor has failed. */
   | { readonly type: 'pause' }
@@ -195,7 +197,7 @@ export type ToWorker =
 /** From a worker to its master. */
 export type FromWorker =
   /** Initialised; accepting nothing yet. */
-  | { readonly type: 'ready'; readonly succeeds?: boolean }
+  | { readonly type: 'ready'; readonly succeeds?: boolean; readonly pairs?: boolean }
   | { readonly type: 'failed'; readonly code: string; readonly message: string }
   /** All registered backends. Sent after each change, and once a second. */
   | {
@@ -208,6 +210,8 @@ export type FromWorker =
   | { readonly type: 'listens'; readonly listener: string }
   /** The worker's own counters, once a second and before it exits. */
   | { readonly type: 'counted'; readonly snapshot: MetricSnapshot }
+  /** How many workers may still send it connections. All that was sent by others has arrived, and is counted. */
+  | { readonly type: 'pairs'; readonly ask: number; readonly open: number }
   /** The worker is being scraped: send the counters of the other processes (`metrics`). */
   | { readonly type: 'collect'; readonly ask: number }
   /** A reload was requested over the admin API. */
@@ -240,8 +244,8 @@ export type FromWorker =
     }
   /** The answer to the `shifts` with this `ask`. */
   | { readonly type: 'shifted'; readonly ask: number }
-  /** `succeeds`: it knows `successor`. Absent from workers of an older version, as in `ready`. */
-  | { readonly type: 'pong'; readonly succeeds?: boolean }
+  /** `succeeds`: it knows `successor`; `pairs`: that question. Absent from workers of an older version, as in `ready`. */
+  | { readonly type: 'pong'; readonly succeeds?: boolean; readonly pairs?: boolean }
 
 /** A connection that waits in one worker, as the next one gets it. */
 export interface HeldClient {

@@ -113,8 +113,10 @@ export class Listeners {
     copier?.account(account, (numbers) => numbers.push(added.accepted))
     if (!chooses) return
     const reasons = doorways.reasonsOf(name)
-    copier?.account({ kind: 'doorway', name, ...(reasons && { reasons }) }, (numbers) =>
-      doorways.account(name, numbers),
+    copier?.account(
+      { kind: 'doorway', name, ...(reasons && { reasons }) },
+      (numbers) => doorways.account(name, numbers),
+      () => doorways.moves(name),
     )
   }
 }

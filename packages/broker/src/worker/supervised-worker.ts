@@ -105,8 +105,9 @@ export class SupervisedWorker {
     this.#logger = logger
     this.#end = end
     const worker = () => this.#worker
-    this.#predecessors = new Predecessors(poller, logger, worker, () => this.#copier?.writeAccounts())
-    this.#successors = new Successors(poller, worker)
+    const counted = () => this.#copier?.writeAccounts()
+    this.#predecessors = new Predecessors(poller, logger, worker, counted)
+    this.#successors = new Successors(poller, worker, counted)
     this.#channel = this.#connect(socket)
   }
 
@@ -150,7 +151,7 @@ export class SupervisedWorker {
     if (message.type === 'metrics' || message.type === 'reloaded' || message.type === 'answer')
       return this.#questions.answered(message)
     if (message.type === 'count') return void this.#count()
-    if (message.type === 'ping') return this.#channel.send({ type: 'pong', succeeds: true })
+    if (message.type === 'ping') return this.#channel.send({ type: 'pong', succeeds: true, pairs: true })
     if (message.type === 'dump') return logStatus(this.#logger, this.#worker)
     this.#orders = this.#orders
       .then(() => {
@@ -218,6 +219,8 @@ export class SupervisedWorker {
         this.#worker?.listen(listener, fds[0] as OwnedFd, service)
         return this.#channel.send({ type: 'listens', listener: listener.name })
       }
+      case 'pairs':
+        return this.#channel.send({ type: 'pairs', ask: message.ask, open: this.#predecessors.size })
       // Handled on arrival.
       case 'managed':
       case 'count':
@@ -300,7 +303,7 @@ export class SupervisedWorker {
     }, COUNT_INTERVAL_MS)
     this.#administersLate = administersLate
     if (!administersLate) await this.#worker.loadAdmin()
-    this.#channel.send({ type: 'ready', succeeds: true })
+    this.#channel.send({ type: 'ready', succeeds: true, pairs: true })
   }
 
   /** Clients and backends that are there already go first. */

@@ -121,8 +121,11 @@ export function createWorker(
     const service = new Service(name, serviceConfig, deps)
     services.set(name, service)
     service.control(controls.of(name))
-    given.copier?.account({ kind: 'service', name }, (numbers) =>
-      service.serviceStats.account(numbers, doorways.arrivals(name)),
+    const { serviceStats } = service
+    given.copier?.account(
+      { kind: 'service', name },
+      (numbers) => serviceStats.account(numbers, doorways.arrivals(name)),
+      () => serviceStats,
     )
   }
   const serviceNamed = (name: string) => {

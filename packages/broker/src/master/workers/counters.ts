@@ -7,6 +7,7 @@ import {
   type ReplacementReason,
   type ReplacementResult,
 } from '../../metrics/labels.ts'
+import { Losses, type LossesState } from './losses.ts'
 import { lasting, type MetricSnapshot, sum } from '../../metrics/snapshot.ts'
 
 /** The counters that cross the master's exec. */
@@ -19,6 +20,7 @@ export interface CountersState {
   /** Absent in the state of an older program. */
   readonly incomplete?: number
   readonly hangs?: number
+  readonly losses?: LossesState
   readonly restored?: number
   /** Replacements by `SERVICE REASON RESULT`. */
   readonly replaced?: Readonly<Record<string, number>>
@@ -29,7 +31,14 @@ export interface CountersState {
 /** `incomplete`: in force, but some backends have not moved to the new worker. */
 export type ReloadResult = 'success' | 'failure' | 'incomplete'
 
-const NONE: CountersState = { ended: [], succeeded: 0, failed: 0, deaths: 0, lastReload: 0 }
+const NONE: CountersState = {
+  ended: [],
+  succeeded: 0,
+  failed: 0,
+  deaths: 0,
+  lastReload: 0,
+  losses: { open: {}, moved: {} },
+}
 
 /** Maximum snapshots of ended workers that are kept separately. Beyond it, they are added up. */
 const MAX_APART = 4
@@ -78,15 +87,18 @@ export class Counters {
     registers: [this.#registry],
   })
   #ended: MetricSnapshot[]
-  #counted: Omit<CountersState, 'ended'>
+  #counted: Omit<CountersState, 'ended' | 'losses'>
+  /** Changes of it are kept with those of the counters. */
+  readonly losses: Losses
   #adding = false
   /** Called after each change. */
   onChange = (): void => {}
 
   /** @param dropped number of log lines that this process has dropped so far */
-  constructor({ ended, ...counted }: CountersState = NONE, dropped?: () => number) {
+  constructor({ ended, losses, ...counted }: CountersState = NONE, dropped?: () => number) {
     droppedLines(this.#registry, dropped)
     this.#ended = [...ended]
+    this.losses = new Losses(losses ?? null)
     this.#counted = counted
     this.#reloads.inc({ result: 'success' }, counted.succeeded)
     this.#reloads.inc({ result: 'failure' }, counted.failed)
@@ -102,7 +114,7 @@ export class Counters {
   }
 
   get state(): CountersState {
-    return { ...this.#counted, ended: this.#ended }
+    return { ...this.#counted, ended: this.#ended, losses: this.losses.state }
   }
 
   /** @param now seconds since 1970 */

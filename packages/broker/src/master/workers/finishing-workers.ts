@@ -1,10 +1,10 @@
 import { closeSync } from 'node:fs'
 import type { Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { type FinishingWorker, layoutSize, readNumbers } from '../../ipc/copies.ts'
+import { type FinishingWorker, readAccounts } from '../../ipc/copies.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import { Child } from '../../supervise/child.ts'
-import { sinceReport } from './last-accounts.ts'
+import { type LastAccounts, lastAccounts } from './last-accounts.ts'
 
 interface Watched {
   readonly worker: FinishingWorker
@@ -18,11 +18,11 @@ interface Watched {
 export class FinishingWorkers {
   readonly #poller: Poller
   readonly #logger: Logger
-  readonly #ended: (counted: readonly MetricSnapshot[]) => void
+  readonly #ended: (reported: MetricSnapshot, last: LastAccounts) => void
   readonly #watched = new Set<Watched>()
 
-  /** @param ended called when one has exited, with all that it has counted */
-  constructor(poller: Poller, logger: Logger, ended: (counted: readonly MetricSnapshot[]) => void) {
+  /** @param ended called when one has exited, with its last report and all that it has counted since */
+  constructor(poller: Poller, logger: Logger, ended: (reported: MetricSnapshot, last: LastAccounts) => void) {
     this.#poller = poller
     this.#logger = logger
     this.#ended = ended
@@ -58,7 +58,7 @@ export class FinishingWorkers {
 
   /** The counts of those that have not exited. */
   get snapshots(): readonly MetricSnapshot[] {
-    return this.state.flatMap((worker) => counted(worker, false))
+    return this.state.flatMap((worker) => [worker.snapshot, accountsOf(worker).counts])
   }
 
   /** Stops watching. They go on. */
@@ -68,10 +68,10 @@ export class FinishingWorkers {
 
   #exited(watched: Watched): void {
     const { worker } = watched
-    const all = counted(worker, true)
+    const last = accountsOf(worker)
     this.#forget(watched)
     this.#logger.info({ workerPid: worker.pid, code: null, signal: null }, 'worker has finished')
-    this.#ended(all)
+    this.#ended(worker.snapshot, last)
   }
 
   #forget(watched: Watched): void {
@@ -81,8 +81,6 @@ export class FinishingWorkers {
   }
 }
 
-/** @param isOver what has no outcome is lost */
-function counted({ snapshot, layout, file }: FinishingWorker, isOver: boolean): readonly MetricSnapshot[] {
-  const accounts = { layout, numbers: readNumbers(file, layoutSize(layout)) }
-  return [snapshot, sinceReport({ accounts, survivors: [] }, snapshot, isOver)]
+function accountsOf({ snapshot, layout, file }: FinishingWorker): LastAccounts {
+  return lastAccounts(readAccounts(file, layout), snapshot)
 }

@@ -1,8 +1,8 @@
 import { HANDBACK_KINDS, OUTCOMES } from '../../metrics/labels.ts'
-import { type Copy, FIRST_REASONS } from '../../ipc/copies.ts'
+import { type Copy, FIRST_REASONS, type WorkerAccounts } from '../../ipc/copies.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import type { Survivor } from './kept-copy.ts'
-import type { Remains } from './worker-copies.ts'
+import type { BalanceKey, Balances, LastBalance } from './losses.ts'
 
 /** The outcome of connections that a worker owned when it was killed, and of those whose outcome it could not count any more. */
 export const LOST = 'lost'
@@ -17,19 +17,19 @@ interface Value {
   readonly labels: Readonly<Record<string, string>>
 }
 
+/** What a worker has counted since its last report, and what is open. */
+export interface LastAccounts {
+  /** To be added to that report. */
+  readonly counts: MetricSnapshot
+  readonly balance: LastBalance
+}
+
 /**
- * Counts of a worker since its last report, so that after its death each connection still has exactly one outcome: those that neither have
- * one nor survive are lost.
+ * What a worker had counted when it was killed, or what it has counted so far.
  *
  * @param reported its last report
- * @param isOver false while it lives: nothing is lost yet
- * @returns to be added to it
  */
-export function sinceReport(
-  { accounts, survivors }: Pick<Remains, 'accounts' | 'survivors'>,
-  reported: MetricSnapshot,
-  isOver = true,
-): MetricSnapshot {
+export function lastAccounts(accounts: WorkerAccounts, reported: MetricSnapshot): LastAccounts {
   const added = new Map<string, Value[]>(
     [ACCEPTED, CONNECTIONS, HANDED_BACK, UNROUTED].map((name) => [name, []]),
   )
@@ -39,57 +39,62 @@ export function sinceReport(
     if (value > before) added.get(name)?.push({ labels, value: value - before })
     return Math.max(value, before)
   }
-  const open = new Map<string, number>()
-  const balance = (service: string, by: number) => open.set(service, (open.get(service) ?? 0) + by)
-  /** By listener. */
-  const peeked = new Map<string, number>()
-  let at = 0
-  const next = () => accounts.numbers[at++] ?? 0
+  const open = new Map<BalanceKey, number>()
+  const balance = (key: BalanceKey, by: number) => open.set(key, (open.get(key) ?? 0) + by)
+  const next = inOrder(accounts.numbers)
   for (const account of accounts.layout) {
+    const { name } = account
     if (account.kind === 'listener') {
-      const accepted = count(ACCEPTED, { listener: account.name }, next())
-      if (account.service === null) peeked.set(account.name, accepted)
-      else balance(account.service, accepted)
-      continue
-    }
-    if (account.kind === 'doorway') {
-      const listener = account.name
-      let left = peeked.get(listener) ?? 0
+      const accepted = count(ACCEPTED, { listener: name }, next())
+      balance(account.service === null ? `listener ${name}` : `service ${account.service}`, accepted)
+    } else if (account.kind === 'doorway') {
       for (const reason of account.reasons ?? FIRST_REASONS)
-        left -= count(UNROUTED, { listener, reason }, next())
-      left += next()
-      peeked.set(listener, left - next())
-      continue
+        balance(`listener ${name}`, -count(UNROUTED, { listener: name, reason }, next()))
+      balance(`listener ${name}`, next() - next())
+    } else {
+      const service = name
+      for (const outcome of OUTCOMES)
+        balance(`service ${name}`, -count(CONNECTIONS, { service, outcome }, next()))
+      for (const kind of HANDBACK_KINDS)
+        balance(`service ${name}`, count(HANDED_BACK, { service, kind, result: 'taken' }, next()))
+      balance(`service ${name}`, next() - next())
     }
-    const service = account.name
-    for (const outcome of OUTCOMES) balance(service, -count(CONNECTIONS, { service, outcome }, next()))
-    for (const kind of HANDBACK_KINDS)
-      balance(service, count(HANDED_BACK, { service, kind, result: 'taken' }, next()))
-    balance(service, next())
-    balance(service, -next())
   }
-  if (!isOver) return snapshotOf(added, reported)
-  for (const { copy } of survivors) balance(serviceOf(copy), -1)
-  for (const [service, lost] of open)
-    if (lost > 0) added.get(CONNECTIONS)?.push({ labels: { service, outcome: LOST }, value: lost })
-  for (const [listener, lost] of peeked)
-    if (lost > 0) added.get(UNROUTED)?.push({ labels: { listener, reason: LOST }, value: lost })
-  return snapshotOf(added, reported)
+  return { counts: snapshotOf(added, reported), balance: { open, moved: movedOf(accounts) } }
 }
 
-/**
- * Survivors that no worker will take.
- *
- * @returns to be added to what was counted
- */
-export function countedAsLost(survivors: readonly Pick<Survivor, 'copy'>[]): MetricSnapshot {
-  const lost = new Map<string, number>()
-  for (const { copy } of survivors) {
-    const service = serviceOf(copy)
-    lost.set(service, (lost.get(service) ?? 0) + 1)
+function inOrder(numbers: Float64Array): () => number {
+  let at = 0
+  return () => numbers[at++] ?? 0
+}
+
+/** See `LastBalance.moved`. */
+export function movedOf({ layout, moves }: WorkerAccounts): Balances | undefined {
+  if (moves === undefined) return undefined
+  const moved = new Map<BalanceKey, number>()
+  let at = 0
+  for (const { kind, name } of layout) {
+    if (kind === 'listener') continue
+    const [movedIn = 0, movedOut = 0] = moves.subarray(at, (at += 2))
+    moved.set(kind === 'service' ? `service ${name}` : `listener ${name}`, movedIn - movedOut)
   }
-  const values = [...lost].map(([service, value]) => ({ labels: { service, outcome: LOST }, value }))
-  return snapshotOf(new Map([[CONNECTIONS, values]]), [])
+  return moved
+}
+
+/** @returns to be added to what was counted */
+export function countedAsLost(lost: Balances): MetricSnapshot {
+  const connections: Value[] = []
+  const unrouted: Value[] = []
+  for (const [key, value] of lost) {
+    const name = key.slice(key.indexOf(' ') + 1)
+    if (key.startsWith('service ')) connections.push({ labels: { service: name, outcome: LOST }, value })
+    else unrouted.push({ labels: { listener: name, reason: LOST }, value })
+  }
+  const added = new Map([
+    [CONNECTIONS, connections],
+    [UNROUTED, unrouted],
+  ])
+  return snapshotOf(added, [])
 }
 
 /** Connections that this broker did not accept itself, but has from its last start. */
@@ -103,8 +108,11 @@ export function countedAsAccepted(survivors: readonly Pick<Survivor, 'copy'>[]):
   return snapshotOf(new Map([[ACCEPTED, values]]), [])
 }
 
-function serviceOf({ client }: Copy): string {
-  return client.resume?.service ?? client.service
+/** Where a connection is open until a worker has taken it. */
+export function keyOf({ client }: Copy): BalanceKey {
+  return client.peeked === undefined
+    ? `service ${client.resume?.service ?? client.service}`
+    : `listener ${client.listener}`
 }
 
 /** @param reported has the help texts */

@@ -23,7 +23,7 @@ export type SurvivorsState = readonly (Omit<Survivor, 'fd'> & { readonly fd: num
 export class Survivors {
   readonly #poller: Poller
   readonly #logger: Logger
-  readonly #onLost: (survivors: readonly Survivor[]) => void
+  readonly #onPassed: () => void
   #waiting: Survivor[] = []
   /** See `Remains.release`. */
   #releases: (() => void)[] = []
@@ -32,11 +32,11 @@ export class Survivors {
   readonly #reclaiming: (() => void)[] = []
   #again: NodeJS.Timeout | undefined
 
-  /** @param onLost called with those that were closed here: no worker counts their outcome */
-  constructor(poller: Poller, logger: Logger, onLost: (survivors: readonly Survivor[]) => void) {
+  /** @param onPassed called when a worker has those that were passed to it, or has ended */
+  constructor(poller: Poller, logger: Logger, onPassed: () => void) {
     this.#poller = poller
     this.#logger = logger
-    this.#onLost = onLost
+    this.#onPassed = onPassed
   }
 
   /** Owns the descriptors. */
@@ -52,6 +52,11 @@ export class Survivors {
   /** The descriptors must stay open. */
   get state(): SurvivorsState {
     return this.#waiting.map((survivor) => ({ ...survivor, fd: survivor.fd.fd }))
+  }
+
+  /** Some are here, or on their way. */
+  get any(): boolean {
+    return this.#waiting.length > 0 || this.#passing.size > 0
   }
 
   /** The worker to which some are being passed. */
@@ -127,6 +132,7 @@ export class Survivors {
     if (worker === undefined) return
     this.#passing.delete(transfer)
     for (const again of this.#reclaiming.splice(0)) again()
+    this.#onPassed()
     if (this.#waiting.length === 0) return
     clearTimeout(this.#again)
     // One that has died is replaced, and they go to the next one.
@@ -139,9 +145,7 @@ export class Survivors {
   close(): void {
     clearTimeout(this.#again)
     this.release()
-    const lost = this.#waiting.splice(0)
-    closeCopies(lost)
-    if (lost.length > 0) this.#onLost(lost)
+    closeCopies(this.#waiting.splice(0))
   }
 }
 

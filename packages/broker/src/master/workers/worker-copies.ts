@@ -15,20 +15,14 @@ import {
   clearMarks,
   type Copy,
   type FromCopier,
-  layoutSize,
+  readAccounts,
   readMarks,
-  readNumbers,
   type ToCopier,
+  type WorkerAccounts,
 } from '../../ipc/copies.ts'
 import type { HeldClient } from '../../ipc/messages.ts'
 import { type CopyStore, noStore, type StoredCopies } from './copy-store.ts'
 import { KeptCopy, type Origin, type Survivor } from './kept-copy.ts'
-
-/** The counts of a worker when it ended. */
-export interface WorkerAccounts {
-  readonly layout: readonly Account[]
-  readonly numbers: Float64Array
-}
 
 /** Everything that outlives a worker. */
 export interface Remains {
@@ -152,9 +146,9 @@ export class WorkerCopies {
     return !this.#ended
   }
 
-  /** No message is partly sent or received. */
+  /** No message is partly sent or received, and the worker has not just ended: another program would know nothing of what it had. */
   get quiet(): boolean {
-    return this.#channel.quiet
+    return this.#ended ? !this.#complete : this.#channel.quiet
   }
 
   get size(): number {
@@ -164,6 +158,11 @@ export class WorkerCopies {
   /** Where the worker writes what it counts. The file stays this object's. */
   get accounts(): { readonly layout: readonly Account[]; readonly file: number } {
     return { layout: this.#layout, file: this.#file.fd }
+  }
+
+  /** What the worker has written so far. */
+  get written(): WorkerAccounts {
+    return readAccounts(this.#file.fd, this.#layout)
   }
 
   /** Undefined when there is nothing left to adopt. Its descriptors must stay open. */
@@ -205,8 +204,7 @@ export class WorkerCopies {
       .map(([slot, copy]) => copy.survivor(slot))
       .toSorted((a, b) => a.copy.order - b.copy.order)
     this.#close(copies.filter((each) => !counts(each)))
-    const accounts = { layout: this.#layout, numbers: readNumbers(this.#file.fd, layoutSize(this.#layout)) }
-    return { survivors, accounts, release }
+    return { survivors, accounts: this.written, release }
   }
 
   #received(message: FromCopier, fds: readonly OwnedFd[]): void {

@@ -29,7 +29,8 @@ import type { CopyStore } from './copy-store.ts'
 import type { FinishingWorker } from '../../ipc/copies.ts'
 import { FinishingWorkers } from './finishing-workers.ts'
 import { HungWorkers, type HungWorkersHost } from './hung-workers.ts'
-import { countedAsAccepted, countedAsLost, sinceReport } from './last-accounts.ts'
+import { countedAsAccepted, keyOf, lastAccounts } from './last-accounts.ts'
+import { LossSettlement } from './loss-settlement.ts'
 import { Survivors, type SurvivorsState } from './survivors.ts'
 import type { Remains } from './worker-copies.ts'
 import type { Replaced, WorkerPoolHost } from './worker-pool-host.ts'
@@ -72,6 +73,7 @@ export class WorkerPool {
   readonly #store: CopyStore
   readonly #workers = new Set<WorkerProcess>()
   readonly #survivors: Survivors
+  readonly #losses: LossSettlement
   /** Those of an earlier master, which was killed. */
   readonly finishing: FinishingWorkers
   readonly #conditions = new Conditions()
@@ -111,9 +113,13 @@ export class WorkerPool {
     this.#store = store
     this.#logger = logger
     this.#started = started
-    this.#survivors = new Survivors(poller, logger, (lost) => counters.keep(countedAsLost(lost)))
-    this.finishing = new FinishingWorkers(poller, logger, (counted) => {
-      for (const each of counted) counters.keep(each)
+    this.#survivors = new Survivors(poller, logger, () => this.#settleLosses())
+    this.#losses = new LossSettlement(counters)
+    this.finishing = new FinishingWorkers(poller, logger, (reported, { counts, balance }) => {
+      counters.losses.ended(balance)
+      counters.keep(reported)
+      counters.keep(counts)
+      this.#settleLosses()
     })
     counters.onChange = () => queueMicrotask(() => this.sendEstate())
     const parts = { logger, counters, conditions: this.#conditions }
@@ -194,6 +200,7 @@ export class WorkerPool {
   inherit({ survivors, release }: Pick<Remains, 'survivors' | 'release'>): void {
     if (survivors.length === 0) return release()
     this.#logger.info({ clients: survivors.length }, 'clients that waited in an earlier start go on waiting')
+    this.#counters.losses.arrived(survivors.map(({ copy }) => keyOf(copy)))
     this.#counters.keep(countedAsAccepted(survivors))
     this.#survivors.add(survivors, release)
   }
@@ -560,6 +567,7 @@ export class WorkerPool {
   #accept(worker: WorkerProcess): void {
     this.#giveEstate(worker)
     worker.send({ type: 'accept' })
+    this.#settleLosses()
   }
 
   /** Workers that are finishing had a successor that has died: what still waits in them goes to this one. */
@@ -591,6 +599,8 @@ export class WorkerPool {
       this.#host.message(worker, message)
       // Its memory file has the counts of connections alone: all else is as old as the report that the next master gets.
       if (message.type === 'counted' && worker.role === 'leaving') this.sendEstate()
+      if (message.type === 'pairs') this.#losses.answered(worker, message)
+      else if (message.type === 'counted' && worker === this.#current) this.#settleLosses()
       this.#conditions.check()
     },
     ended: (worker: WorkerProcess, exit: ProcessExit) => {
@@ -605,10 +615,10 @@ export class WorkerPool {
     this.#counters.keep(worker.snapshot)
     // Connections that are left to the next start stay as they are, until this process ends.
     const remains = this.#isLeaving ? undefined : worker.takeRemains()
-    if (remains !== undefined) {
-      this.#counters.keep(sinceReport(remains, worker.snapshot))
-      this.#survivors.add(remains.survivors, remains.release)
-    }
+    const last = remains && lastAccounts(remains.accounts, worker.snapshot)
+    this.#counters.losses.ended(last?.balance)
+    if (last !== undefined) this.#counters.keep(last.counts)
+    if (remains !== undefined) this.#survivors.add(remains.survivors, remains.release)
     this.#host.ended()
     const expected = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
@@ -628,8 +638,17 @@ export class WorkerPool {
       this.#survivors.pass(this.#current)
     }
     if (this.#stopping && !this.#isLeaving) this.#survivors.close()
+    this.#settleLosses()
     this.#conditions.check()
     if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
+  }
+
+  /** Nothing can move while one worker alone is alive, and this process has no connections for it. */
+  #settleLosses(): void {
+    const worker = this.#current
+    const isAlone = this.#workers.size === 1 && !this.#survivors.any && this.finishing.state.length === 0
+    if (worker?.alive === true && !worker.starting && isAlone) this.#losses.ask(worker)
+    else this.#losses.postpone()
   }
 
   #retire(worker: WorkerProcess): void {

@@ -9,7 +9,7 @@ import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
 import { factsOf } from '../../supervise/proc.ts'
 import { type CopyStore, noStore, workerKey } from './copy-store.ts'
-import type { FinishingWorker } from '../../ipc/copies.ts'
+import type { FinishingWorker, WorkerAccounts } from '../../ipc/copies.ts'
 import type { StartedWorker } from './started-worker.ts'
 import { strayEnd } from './thread-stats.ts'
 import {
@@ -45,6 +45,7 @@ export interface WorkerState {
   readonly answers?: boolean
   /** See `WorkerProcess.succeeds`. */
   readonly succeeds?: boolean
+  readonly pairs?: boolean
   /** Absent if it keeps no copies at the master: it is of an older version. */
   readonly copies?: WorkerCopiesState | undefined
   /** Of a worker that another master had started, which was killed: see `AdoptOptions`. */
@@ -95,6 +96,8 @@ export class WorkerProcess {
   answers = false
   /** Whether it is known to understand `successor`. */
   succeeds = false
+  /** Whether it is known to understand `pairs`. */
+  pairs = false
   readonly #channel: Channel<FromWorker, ToWorker>
   readonly #process: Child
   readonly #lines = new LineSplitter()
@@ -139,6 +142,7 @@ export class WorkerProcess {
     worker.backends = state.backends
     worker.answers = state.answers === true
     worker.succeeds = state.succeeds === true
+    worker.pairs = state.pairs === true
     worker.#foreign = foreign
     if (copies !== undefined)
       worker.#copies = WorkerCopies.adopt(copies, poller, logger, () => worker.#settle(), keptAs(pid, store))
@@ -199,6 +203,11 @@ export class WorkerProcess {
     return this.#copies?.size ?? 0
   }
 
+  /** What it has written down of its counts; undefined if it writes nothing. */
+  get accounts(): WorkerAccounts | undefined {
+    return this.#copies?.written
+  }
+
   /** Once it has ended, and once only: see `WorkerCopies.take`. */
   takeRemains(): Remains | undefined {
     const copies = this.#copies
@@ -242,7 +251,7 @@ export class WorkerProcess {
    * @param withCopies the next program takes what is copied; else it asks the worker for all of it again
    */
   stateWith(withCopies: boolean): WorkerState {
-    const { number, pid, role, snapshot, backends, answers, succeeds } = this
+    const { number, pid, role, snapshot, backends, answers, succeeds, pairs } = this
     const numbers = { channel: this.#channel.fd, stderr: this.#process.numbers?.stderr ?? null }
     return {
       number,
@@ -253,6 +262,7 @@ export class WorkerProcess {
       backends,
       answers,
       succeeds,
+      pairs,
       copies: this.#copies?.stateWith(withCopies),
       foreign: this.#foreign,
     }
@@ -282,6 +292,7 @@ export class WorkerProcess {
     if (message.type === 'ready' || message.type === 'pong') {
       this.answers = true
       this.succeeds = message.succeeds === true
+      this.pairs = message.pairs === true
     }
     if (message.type === 'ready') this.ready = true
     else if (message.type === 'failed') this.failure = `${message.message} (${message.code})`

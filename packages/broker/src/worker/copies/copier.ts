@@ -10,7 +10,7 @@ import {
   writeMarks,
   writeNumbers,
 } from '../../ipc/copies.ts'
-import { Accounts, type AccountSource } from './accounts.ts'
+import { Accounts, type AccountSource, type Moves } from './accounts.ts'
 import { heldClient, monotonic, type Waiting } from './held-client.ts'
 import type { Keeper, Kept } from './keeper.ts'
 
@@ -103,9 +103,9 @@ export class Copier {
     }
   }
 
-  /** Counts something more from now on. */
-  account(account: Account, source: AccountSource): void {
-    if (this.#accounts.add(account, source)) this.#tellAccounts()
+  /** Counts something more from now on. @param moves of all but listeners */
+  account(account: Account, source: AccountSource, moves?: () => Moves): void {
+    if (this.#accounts.add(account, source, moves)) this.#tellAccounts()
   }
 
   /** To be called after each round of the event loop. */

@@ -34,6 +34,16 @@ interface DoorwaysDeps {
   readonly os?: Os
 }
 
+/** `in` and `out`: from and to services of this worker; the others: from and to other workers. */
+interface Passages {
+  in: number
+  out: number
+  movedIn: number
+  movedOut: number
+}
+
+const noPassages = (): Passages => ({ in: 0, out: 0, movedIn: 0, movedOut: 0 })
+
 /** The doorways of a worker's listeners, and what becomes of connections that go to no service. */
 export class Doorways {
   readonly #deps: DoorwaysDeps
@@ -43,7 +53,7 @@ export class Doorways {
   readonly #published = new Map<string, number>()
   readonly #logged = new Map<string, number>()
   /** By listener: connections that came here, other than by its own accept, and those that left for a service or another worker. */
-  readonly #passages = new Map<string, { in: number; out: number }>()
+  readonly #passages = new Map<string, Passages>()
   /** Listeners with limits. */
   readonly #limited = new Set<string>()
   #diagnostics: SocketDiagnostics | undefined
@@ -67,7 +77,7 @@ export class Doorways {
     const { poller, arrive, flush, mayUseCookies, cookieOf } = this.#deps
     const { name, service: own } = listener
     if (!Doorway.isNeeded(listener, own !== null && mayUseCookies(own))) return undefined
-    const passages = { in: 0, out: 0 }
+    const passages = noPassages()
     this.#passages.set(name, passages)
     const doorway = new Doorway(
       listener,
@@ -117,7 +127,7 @@ export class Doorways {
       ? this.#doorways.get(connection.listener.name)
       : undefined
     if (doorway === undefined) return false
-    this.#came(connection)
+    this.#passage(connection).in += 1
     doorway.addAgain(connection)
     return true
   }
@@ -128,7 +138,7 @@ export class Doorways {
     this.#successor = undefined
     const doorway = this.#doorways.get(connection.listener.name)
     if (doorway === undefined || connection.peeked === undefined) return false
-    this.#came(connection)
+    this.#passage(connection).movedIn += 1
     doorway.inherit(connection, connection.peeked)
     return true
   }
@@ -144,7 +154,7 @@ export class Doorways {
       const all = doorway.take()
       if (all.length === 0) continue
       if (successor(all)) {
-        for (const connection of all) this.#passage(connection).out += 1
+        for (const connection of all) this.#passage(connection).movedOut += 1
         continue
       }
       for (const connection of all) doorway.inherit(connection, connection.peeked ?? 'content')
@@ -188,8 +198,12 @@ export class Doorways {
   account(listener: string, numbers: number[]): void {
     for (const reason of this.reasonsOf(listener) ?? FIRST_REASONS)
       numbers.push(this.#counts.get(listener)?.[reason] ?? 0)
-    const { in: came, out } = this.#passages.get(listener) ?? { in: 0, out: 0 }
-    numbers.push(came, out)
+    const { in: came, out, movedIn, movedOut } = this.moves(listener)
+    numbers.push(came + movedIn, out + movedOut)
+  }
+
+  moves(listener: string): Readonly<Passages> {
+    return this.#passages.get(listener) ?? noPassages()
   }
 
   publish(): void {
@@ -217,12 +231,8 @@ export class Doorways {
     return counts
   }
 
-  #came(connection: ClientConnection): void {
-    this.#passage(connection).in += 1
-  }
-
-  #passage({ listener: { name } }: ClientConnection): { in: number; out: number } {
-    return this.#passages.get(name) ?? { in: 0, out: 0 }
+  #passage({ listener: { name } }: ClientConnection): Passages {
+    return this.#passages.get(name) ?? noPassages()
   }
 
   #unrouted(listener: string, connection: ClientConnection, reason: UnroutedReason): void {

@@ -38,6 +38,11 @@ export class Predecessors {
     this.#worker = worker
   }
 
+  /** Those that may still send connections. */
+  get size(): number {
+    return this.#leaving.size
+  }
+
   /** Settles when each of those connected so far has sent its last client. */
   async gone(): Promise<void> {
     await Promise.all(this.#leaving.values())
@@ -94,11 +99,16 @@ export class Predecessors {
           )
         }
         channel.close()
-        this.#leaving.delete(channel)
-        over(inherited)
+        over(this.#forget(channel, inherited))
       },
     })
     this.#leaving.set(channel, end)
+  }
+
+  /** Once everything that it had sent is inherited. */
+  async #forget(channel: Channel<HeldClients, FromReceiver>, inherited: Promise<void>): Promise<void> {
+    await inherited
+    this.#leaving.delete(channel)
   }
 
   #inheritAll(clients: readonly Held[], fds: readonly OwnedFd[]): void {

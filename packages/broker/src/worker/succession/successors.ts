@@ -17,6 +17,7 @@ export const PARKED_AT_A_TIME = 128
 export class Successors {
   readonly #poller: Poller
   readonly #worker: () => ReplaceableWorker | undefined
+  readonly #counted: () => void
   readonly #transfers: Transfer[] = []
   /** No more clients will be sent. */
   #hasEnded = false
@@ -24,9 +25,11 @@ export class Successors {
   #returned = 0
   #told = 0
 
-  constructor(poller: Poller, worker: () => ReplaceableWorker | undefined) {
+  /** @param counted writes down what the worker has counted */
+  constructor(poller: Poller, worker: () => ReplaceableWorker | undefined, counted: () => void) {
     this.#poller = poller
     this.#worker = worker
+    this.#counted = counted
   }
 
   /** Whether there has been one, and there may be another. */
@@ -85,6 +88,8 @@ export class Successors {
     taken: (count: number) => void,
   ): boolean {
     if (!successor.open) return false
+    // First: if this process is killed now, the successor must not have what nobody has accepted.
+    this.#counted()
     for (const batch of batches(connections)) {
       const clients = batch.map((connection) => heldClient(service, connection))
       successor.send(
