@@ -267,6 +267,25 @@ void t.test(
   },
 )
 
+void t.test('status works after a bad edit, also in a file with comments', async (t) => {
+  const file = configFile(t)
+  const folder = dirname(file)
+  writeFileSync(
+    file,
+    `{ // being edited
+      "listeners": "soon", "servces": {}, "admin": { "listen": "unix:${folder}/admin.sock" } }`,
+  )
+  const { view } = fakeView()
+  const valid = configFile(t, { admin: { listen: `unix:${folder}/admin.sock` } })
+  const admin = createAdmin({ config: loadConfig(valid), view, logger: pino({ level: 'silent' }) })
+  await admin.listen()
+  t.teardown(() => admin.close())
+  t.match(await baton('status', '--config', file), { code: 0, err: '', out: /01J00000000000000000BROKER/ })
+  // Where it does not say where, all of it is checked.
+  writeFileSync(file, '{ "listeners": "soon", "admin": { "listen": 9180 } }')
+  t.match(await baton('status', '--config', file), { code: 1, out: '', err: /admin\.listen/ })
+})
+
 void t.test('status and drain connect to the broker named by the configuration', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'baton-'))
   t.teardown(() => rmSync(folder, { recursive: true }))

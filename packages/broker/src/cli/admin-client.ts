@@ -2,7 +2,7 @@ import type { IncomingMessage, RequestOptions } from 'node:http'
 
 import { errnoOf } from '../config/error.ts'
 import { formatAddress, type Address } from '../config/address.ts'
-import type { Config } from '../config/config.ts'
+import type { BrokerPlace } from '../config/file.ts'
 import { http } from '../node-http.ts'
 import { printable } from '../log/printable.ts'
 import { CommandError, FAILED, USAGE } from '../exit-codes.ts'
@@ -34,7 +34,7 @@ export function unexpectedAnswer(message: string, options?: ErrorOptions): Comma
  * @throws CommandError when the broker cannot be reached; RefusedError, with the broker's reason, when it refuses
  */
 export async function askBroker(
-  config: Config,
+  config: BrokerPlace,
   method: 'GET' | 'POST',
   path: string,
   body?: Readonly<Record<string, unknown>>,
@@ -66,7 +66,7 @@ export async function askBroker(
  * @throws CommandError when the broker cannot be reached; RefusedError when it refuses, or answers with another content type
  */
 export async function openStream(
-  config: Config,
+  config: BrokerPlace,
   path: string,
   type: string,
   signal: AbortSignal,
@@ -96,7 +96,7 @@ export async function openStream(
   throw refused(response.statusCode ?? 0, parse(text), where)
 }
 
-function placeOf({ admin, file }: Config): string {
+function placeOf({ admin, file }: BrokerPlace): string {
   return `${formatAddress(admin.listen)} (admin.listen of ${file})`
 }
 

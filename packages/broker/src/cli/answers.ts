@@ -1,11 +1,11 @@
 import type { FlightRecord } from '../api/flight-record.ts'
 import type { Status } from '../api/status.ts'
-import type { Config } from '../config/config.ts'
+import type { BrokerPlace } from '../config/file.ts'
 import { askBroker, unexpectedAnswer } from './admin-client.ts'
 import type { CommandError } from '../exit-codes.ts'
 
 /** @throws CommandError when the broker cannot be reached, refuses, or gives an unexpected answer */
-export async function askStatus(config: Config, signal?: AbortSignal): Promise<Status> {
+export async function askStatus(config: BrokerPlace, signal?: AbortSignal): Promise<Status> {
   return checkedStatus(await askBroker(config, 'GET', '/api/v1/status', undefined, signal))
 }
 

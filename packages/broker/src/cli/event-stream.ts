@@ -1,4 +1,4 @@
-import type { Config } from '../config/config.ts'
+import type { BrokerPlace } from '../config/file.ts'
 import { packageFile } from '../package-files.ts'
 import { openStream } from './admin-client.ts'
 
@@ -25,7 +25,7 @@ export interface BrokerEvent {
  *
  * @throws CommandError when the broker cannot be reached; RefusedError when it refuses the stream
  */
-export async function* brokerEvents(config: Config, signal: AbortSignal): AsyncGenerator<BrokerEvent> {
+export async function* brokerEvents(config: BrokerPlace, signal: AbortSignal): AsyncGenerator<BrokerEvent> {
   const stream = await openStream(config, '/api/v1/events', 'text/event-stream', signal)
   stream.setTimeout(SILENCE_MS, () => stream.destroy())
   try {

@@ -1,8 +1,10 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { type Address, parseAddress } from './address.ts'
 import { ConfigError, errnoOf } from './error.ts'
 import { parseJson } from './json.ts'
+import type { Secret } from './secret.ts'
 
 // The file of a configuration, without what it may contain: most commands need no more than the runtime folder.
 
@@ -13,8 +15,35 @@ import { parseJson } from './json.ts'
  * @throws ConfigError if the file cannot be read, or is not JSON
  */
 export function locateRuntimeDir(path: string): string {
-  const { runtimeDir }: { runtimeDir?: unknown } = Object(parseFile(readConfigText(path), path))
+  const { runtimeDir }: { runtimeDir?: unknown } = Object(located(path))
   return typeof runtimeDir === 'string' ? resolve(dirname(resolve(path)), runtimeDir) : defaultRuntimeDir()
+}
+
+/** Where the admin server listens by default. */
+export const DEFAULT_ADMIN_ADDRESS = '127.0.0.1:9180'
+
+/** What it takes to ask a running broker. */
+export interface BrokerPlace {
+  /** The file it was read from, as given by the caller. */
+  readonly file: string | undefined
+  /** Absolute path. */
+  readonly runtimeDir: string
+  readonly admin: { readonly listen: Address; readonly token: Secret | null }
+}
+
+/**
+ * As `locateRuntimeDir`, and where the broker answers.
+ *
+ * @returns undefined if the file does not say it in the usual form: then all of it must be checked, which takes longer
+ * @throws ConfigError if the file cannot be read, or is not JSON
+ */
+export function locateBroker(path: string): BrokerPlace | undefined {
+  const { admin = {} }: { admin?: unknown } = Object(located(path))
+  const { listen = DEFAULT_ADMIN_ADDRESS, tokenFile = null }: Record<string, unknown> = Object(admin)
+  if (typeof listen !== 'string' || tokenFile !== null) return undefined
+  const address = parseAddress(listen)
+  if (typeof address === 'string') return undefined
+  return { file: path, runtimeDir: locateRuntimeDir(path), admin: { listen: address, token: null } }
 }
 
 /**
@@ -26,7 +55,7 @@ export function locateServices(path: string): {
   runtimeDir: string
   services: ReadonlyMap<string, { readonly managed: boolean; readonly instances: number }>
 } {
-  const { services }: { services?: unknown } = Object(parseFile(readConfigText(path), path))
+  const { services }: { services?: unknown } = Object(located(path))
   const facts = Object.entries(Object(services)).map(([name, service]) => {
     const { command, instances }: { command?: unknown; instances?: unknown } = Object(service)
     return [
@@ -35,6 +64,16 @@ export function locateServices(path: string): {
     ] as const
   })
   return { runtimeDir: locateRuntimeDir(path), services: new Map(facts) }
+}
+
+/** What the file says, for one that looks for a key in it: most files have neither comments nor errors, and need no parser that knows of these. */
+function located(path: string): unknown {
+  const text = readConfigText(path)
+  try {
+    return JSON.parse(text) as unknown
+  } catch {
+    return parseFile(text, path)
+  }
 }
 
 /** @throws ConfigError if the file is missing or unreadable */

@@ -2,6 +2,7 @@ import * as z from 'zod'
 
 import { parseAddress } from './address.ts'
 import { duration } from './duration-schema.ts'
+import { DEFAULT_ADMIN_ADDRESS } from './file.ts'
 import { hostPatternProblem } from './host-pattern.ts'
 import { MAX_INSTANCES } from './instances.ts'
 import { rate } from './rate.ts'
@@ -439,7 +440,7 @@ const service = z.strictObject({
 
 const admin = z.strictObject({
   listen: describe(
-    address.prefault('127.0.0.1:9180'),
+    address.prefault(DEFAULT_ADMIN_ADDRESS),
     'Address that serves metrics, health, status, the API and the status page.',
     'An address that other hosts can reach is refused unless `admin.tokenFile` is set. A Unix socket is created with mode 0600.',
   ),

@@ -1,5 +1,5 @@
 import { formatDuration } from '../../config/duration.ts'
-import { loadConfig } from '../configuration.ts'
+import { locate } from '../configuration.ts'
 import { askBroker } from '../admin-client.ts'
 import { otherVersion } from '../answers.ts'
 import { parseDurationOption } from '../duration-option.ts'
@@ -31,7 +31,7 @@ export const drain: Command = {
       'deadline',
       text !== undefined && /^\d+$/.test(text) ? `${text}ms` : text,
     )
-    const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
+    const config = await locate(values.get('config') ?? DEFAULT_CONFIG)
     const path = [
       '',
       'api',

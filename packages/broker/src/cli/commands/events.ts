@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import { loadConfig } from '../configuration.ts'
+import { locate } from '../configuration.ts'
 import type { Change } from '../../api/events.ts'
 import { RefusedError, unexpectedAnswer } from '../admin-client.ts'
 import { paintFor, styleOfState, type Paint } from '../output/colours.ts'
@@ -30,7 +30,7 @@ export const events: Command = {
   },
   async run({ values, switches }, terminal) {
     const file = values.get('config') ?? DEFAULT_CONFIG
-    await loadConfig(file)
+    await locate(file)
     const print = switches.has('json')
       ? (data: unknown) => terminal.out(JSON.stringify(data))
       : (data: unknown) => terminal.out(lineOf(checkedChange(data), paintFor(terminal)))
@@ -48,7 +48,7 @@ async function follow(file: string, print: (data: unknown) => void, terminal: Te
     const began = performance.now()
     try {
       // Loaded again: a reload may have changed the address or the token.
-      for await (const { event, data } of brokerEvents(await loadConfig(file), signal)) {
+      for await (const { event, data } of brokerEvents(await locate(file), signal)) {
         if (event === 'status') {
           const { id, version } = checkedStatus(Object(data).status).broker
           if (lost || (worker !== undefined && worker !== id))

@@ -2,7 +2,7 @@ import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 import { extname } from 'node:path'
 import { MAX_PAGE_BYTES } from '../../api/maintenance.ts'
 import { errnoOf } from '../../config/error.ts'
-import { loadConfig } from '../configuration.ts'
+import { locate } from '../configuration.ts'
 import { askBroker } from '../admin-client.ts'
 import { otherVersion } from '../answers.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
@@ -42,7 +42,7 @@ export const maintenance: Command = {
             page: readPage(file).toString('base64'),
             type: TYPES[extname(file).toLowerCase()] ?? 'text/html; charset=utf-8',
           }
-    const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
+    const config = await locate(values.get('config') ?? DEFAULT_CONFIG)
     const answer: unknown = await askBroker(config, 'POST', controlPath(service, 'maintenance'), body)
     const { ended, maintenance: now } = Object(answer)
     if (typeof ended !== 'boolean') throw otherVersion('a maintenance')

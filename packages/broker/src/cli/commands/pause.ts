@@ -1,4 +1,4 @@
-import { loadConfig } from '../configuration.ts'
+import { locate } from '../configuration.ts'
 import { askBroker } from '../admin-client.ts'
 import { otherVersion } from '../answers.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
@@ -20,7 +20,7 @@ export const pause: Command = {
   async run({ operands, values }, terminal) {
     const [service = ''] = operands
     const time = parseDurationOption('for', values.get('for'), 1)
-    const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
+    const config = await locate(values.get('config') ?? DEFAULT_CONFIG)
     const body = time === undefined ? {} : { for: time }
     const answer: unknown = await askBroker(config, 'POST', controlPath(service, 'pause'), body)
     const { paused } = Object(answer)
@@ -41,7 +41,7 @@ export const resume: Command = {
   options: { ...configOption },
   async run({ operands, values }, terminal) {
     const [service = ''] = operands
-    const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
+    const config = await locate(values.get('config') ?? DEFAULT_CONFIG)
     const answer: unknown = await askBroker(config, 'POST', controlPath(service, 'resume'), {})
     const { resumed } = Object(answer)
     if (typeof resumed !== 'boolean') throw otherVersion('a pause')

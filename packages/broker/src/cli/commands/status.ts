@@ -1,5 +1,5 @@
 import type { ServiceStatus, Status } from '../../api/status.ts'
-import { loadConfig } from '../configuration.ts'
+import { locate } from '../configuration.ts'
 import type { InstanceStatusState, MasterStatus } from '../../api/master-status.ts'
 import { readyCell, stateCell } from '../output/cells.ts'
 import { type Paint, paintFor, type Style } from '../output/colours.ts'
@@ -23,7 +23,7 @@ export const status: Command = {
   ].join('\n'),
   options: { json: { help: 'print the response of the admin API' }, ...configOption },
   async run({ values, switches }, terminal) {
-    const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
+    const config = await locate(values.get('config') ?? DEFAULT_CONFIG)
     const answer = await askStatus(config)
     const master = await masterStatus(config.runtimeDir)
     // The master's `broker` is what `baton ls` shows, and would hide the one of the API.

@@ -1,4 +1,4 @@
-import { loadConfig } from '../configuration.ts'
+import { locate } from '../configuration.ts'
 import { paintFor } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import type { Display, Terminal } from '../output/terminal.ts'
@@ -30,10 +30,10 @@ export const top: Command = {
   async run({ values, switches }, terminal) {
     const file = values.get('config') ?? DEFAULT_CONFIG
     // Errors in the file are reported here; later on it is read again, and may be half edited.
-    await loadConfig(file)
+    await locate(file)
     const end = new AbortController()
     terminal.unread?.addEventListener('abort', () => end.abort())
-    const observations = watch(() => loadConfig(file), end.signal)
+    const observations = watch(() => locate(file), end.signal)
     if (switches.has('once')) await printOnce(observations, terminal)
     else if (terminal.display === undefined) await printLines(observations, terminal)
     else await drawLive(observations, terminal.display, terminal, end)

@@ -1,5 +1,5 @@
-import type { Config } from '../../config/config.ts'
-import { loadConfig } from '../configuration.ts'
+import type { BrokerPlace } from '../../config/file.ts'
+import { locate } from '../configuration.ts'
 import { askBroker, RefusedError, unexpectedAnswer } from '../admin-client.ts'
 import { paintFor } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command, type Invocation } from '../command.ts'
@@ -31,7 +31,7 @@ export const trace: Command = {
   },
   async run(given, terminal) {
     const request = parse(given)
-    const config = await loadConfig(given.values.get('config') ?? DEFAULT_CONFIG)
+    const config = await locate(given.values.get('config') ?? DEFAULT_CONFIG)
     if (request.id === undefined) await showSlowest(config, request.query, given, terminal)
     else await showOne(config, request.id, given, terminal)
     return DONE
@@ -60,7 +60,7 @@ function parse({ operands, values }: Invocation): Request {
 }
 
 async function showOne(
-  config: Config,
+  config: BrokerPlace,
   id: string,
   { switches }: Invocation,
   terminal: Terminal,
@@ -71,7 +71,7 @@ async function showOne(
 }
 
 async function showSlowest(
-  config: Config,
+  config: BrokerPlace,
   query: URLSearchParams,
   { switches }: Invocation,
   terminal: Terminal,
@@ -88,7 +88,7 @@ function whyNone(capacity: number): string {
   return 'no connection is recorded yet: each worker records its own, and a start or a reload begins with a new worker'
 }
 
-async function askRecorder(config: Config, path: string): Promise<unknown> {
+async function askRecorder(config: BrokerPlace, path: string): Promise<unknown> {
   try {
     return await askBroker(config, 'GET', path)
   } catch (error) {

@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import type { Config } from '../../config/config.ts'
+import type { BrokerPlace } from '../../config/file.ts'
 import type { ServiceRates } from '../../api/events.ts'
 import { CommandError } from '../../exit-codes.ts'
 import { RefusedError } from '../admin-client.ts'
@@ -23,7 +23,7 @@ export type Observation =
  * @param configure reads the configuration; called again after each interruption, since address and token may have changed
  */
 export async function* watch(
-  configure: () => Promise<Config>,
+  configure: () => Promise<BrokerPlace>,
   signal: AbortSignal,
 ): AsyncGenerator<Observation> {
   const snapshots = new Snapshots()
@@ -56,7 +56,7 @@ export async function* watch(
 }
 
 async function* streamed(
-  config: Config,
+  config: BrokerPlace,
   snapshots: Snapshots,
   signal: AbortSignal,
 ): AsyncGenerator<Snapshot> {
@@ -68,7 +68,11 @@ async function* streamed(
   }
 }
 
-async function* polled(config: Config, snapshots: Snapshots, signal: AbortSignal): AsyncGenerator<Snapshot> {
+async function* polled(
+  config: BrokerPlace,
+  snapshots: Snapshots,
+  signal: AbortSignal,
+): AsyncGenerator<Snapshot> {
   for (let poll = 0; poll < MAX_POLLS && !signal.aborted; poll++) {
     yield snapshots.next(Date.now(), await askStatus(config, signal), undefined)
     await pause(PERIOD_MS, undefined, { signal }).catch(() => {})
