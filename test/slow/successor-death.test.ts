@@ -6,7 +6,7 @@ import { ledger, masterStatus, onlyWorker, openSession, samples } from '../suppo
 import { LIMIT } from '../support/limits.ts'
 import { signal } from '../support/signal.ts'
 import { visit, visitors } from '../support/visit.ts'
-import { serviceNow } from '../support/waiting-room.ts'
+import { allServed, serviceNow, visitorsOf } from '../support/waiting-room.ts'
 
 const PATIENT = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
 
@@ -30,6 +30,18 @@ async function leaving(t: Test, count: number) {
   const [old] = await workers('leaving')
   const [successor] = await workers('serving')
   return { broker, stuck, clients, workers, old, successor }
+}
+
+/** Clients that wait in a worker that is leaving. One question at a time: the broker's log would hold everything up. */
+async function heldIn(broker: Broker, pid: number): Promise<number> {
+  const statuses = () =>
+    broker.program
+      .messages()
+      .filter((line) => line['pid'] === pid && line['service'] === 'web' && line['msg'] === 'status: service')
+  const before = statuses().length
+  broker.program.kill('SIGUSR2')
+  await eventually(() => statuses().length > before, 'the old worker shows its status')
+  return Number(statuses().at(-1)?.['held'])
 }
 
 /** The old worker has sent all that was in these places to its successor. One question at a time: the broker's log would hold everything up. */
@@ -133,5 +145,49 @@ void t.test(
     const of = (outcome: string) =>
       outcomes.get(`baton_connections_total{service="web",outcome="${outcome}"}`) ?? 0
     t.same([of('lost'), of('idle_closed')], [0, 0])
+  },
+)
+
+// The kernel takes about a thousand of them, and the rest had no copies any more: they were lost, and in no count.
+void t.test(
+  'clients that wait for their turn to move outlive the worker that they wait in',
+  { timeout: LIMIT },
+  async (t) => {
+    const services = { web: PATIENT, other: {} }
+    const broker = await startBroker(t, { config: { workerTimeout: '5m', services } })
+    const waiting = await visitorsOf(t, broker.port(), 3000)
+    await broker.until(({ services: [web] }) => web?.held === waiting.length, 'all wait')
+    await startBackend(t, broker, 'http-backend.mjs', { service: 'other' })
+    // The reload waits for it, in the old worker, when the other one is with the successor.
+    const stuck = await startBackend(t, broker, 'http-backend.mjs', { service: 'other' })
+    await broker.backends(2, 'other')
+    stuck.kill('SIGSTOP')
+    const old = await onlyWorker(t, broker)
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    const registered = () =>
+      broker.program.messages().findLast(({ pid, msg }) => msg === 'backend registered' && pid !== old)
+    await eventually(() => registered() !== undefined, 'a backend is with the successor')
+    const successor = Number(registered()?.['pid'])
+    signal(successor, 'SIGSTOP')
+    await eventually(async () => (await heldIn(broker, old)) < waiting.length, 'some have moved')
+    let left = Number.NaN
+    await eventually(async () => {
+      const before = left
+      left = await heldIn(broker, old)
+      return left === before
+    }, 'the kernel has no more room')
+    signal(old, 'SIGKILL')
+    await broker.program.message('waiting clients of the dead worker go to the next one')
+    signal(successor, 'SIGCONT')
+    stuck.kill('SIGKILL')
+    await eventually(
+      async () => (await serviceNow(broker, 'web')).held === waiting.length,
+      () => `all wait in the successor; ${left} had not moved`,
+    )
+    await startBackend(t, broker)
+    await allServed(t, broker, 'web', waiting)
+    t.equal((await samples(broker)).get('baton_connections_total{service="web",outcome="lost"}') ?? 0, 0)
+    t.ok(left > 0, `${left} had not moved`)
   },
 )

@@ -1,7 +1,12 @@
+import { lstatSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 import { AppRun, type AppRunParts, type RunState } from '../src/master/run/app-run.ts'
 import { OperationLock } from '../src/master/operation-lock.ts'
 import { restoreSettings } from '../src/master/active-config.ts'
+import { hasChangedSince } from '../src/master/run/watch-folder.ts'
+import { eventually } from '../../../test/support/eventually.ts'
+import { temporaryFolder } from '../../../test/support/process.ts'
 
 const CONFIG = {
   listeners: [{ name: 'local', listen: 'unix:/nowhere/app.sock', service: 'app' }],
@@ -52,4 +57,35 @@ void t.test('the next program is told since when nothing was deployed', async (t
   await settled()
   const since = appRun.state?.watchedUntil ?? 0
   t.ok(since > before - 1000 && since <= Date.now(), 'a deploy has begun then')
+})
+
+// The whole folder's time counted: after a reload the app was deployed once more because an editor had removed its own file when it was closed.
+void t.test('what is not watched does not count after a reload either', async (t) => {
+  const watch = temporaryFolder(t)
+  const inside = join(watch, 'lib')
+  mkdirSync(inside)
+  const file = join(inside, 'a.js')
+  writeFileSync(file, '')
+  const { appRun } = scene({ watch })
+  const { watchedNames } = appRun.state ?? {}
+  const later = Date.now() + 60_000
+  const has = () => hasChangedSince(watch, later, watchedNames)
+  t.notOk(has())
+  rmSync(file)
+  t.ok(has(), 'a file is gone')
+  writeFileSync(file, '')
+  t.notOk(has(), 'it is back')
+  writeFileSync(join(inside, 'b.js'), '')
+  t.ok(has(), 'one is new')
+  rmSync(join(inside, 'b.js'))
+  const { ctimeMs: deployed } = lstatSync(file)
+  let count = 0
+  await eventually(() => {
+    writeFileSync(join(inside, `.a.${(count += 1)}.swp`), '')
+    return lstatSync(inside).ctimeMs > deployed
+  }, 'the folder is newer')
+  t.notOk(hasChangedSince(watch, deployed, watchedNames))
+  t.ok(hasChangedSince(watch, deployed), 'without the names, as an older version leaves it')
+  t.ok(hasChangedSince(watch, deployed - 1, watchedNames), 'a file is newer')
+  t.equal(scene({ watch, watchedUntil: 1 }).appRun.state?.watchedNames, undefined)
 })

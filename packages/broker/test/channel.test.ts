@@ -197,6 +197,29 @@ void t.test(
   },
 )
 
+void t.test('there is no room long before something waits in this process', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const { sender } = stage
+  t.ok(sender.hasRoom)
+  await sender.room()
+  let sent = 0
+  for (; sender.hasRoom; sent++) sender.give({ type: 'note', text: 'x'.repeat(1000) }, descriptors(t, 2))
+  for (let more = 0; more < 40; more++, sent++) sender.send({ type: 'note', text: 'x'.repeat(1000) })
+  t.ok(sender.quiet, 'a slice fits all the same')
+  let isThere = false
+  void sender.room().then(() => (isThere = true))
+  // Rounds of the poller.
+  for (let turn = 0; turn < 10; turn++) await new Promise(setImmediate)
+  t.notOk(isThere)
+  stage.read()
+  await eventually(() => isThere, 'there is room again')
+  await stage.until(sent)
+  t.ok(sender.hasRoom)
+  stage.die()
+  t.ok(sender.hasRoom, 'what is sent to nobody comes back at once')
+  await sender.room()
+})
+
 // A worker was killed while a message of its master's waited in its socket. The master's next read failed with ECONNRESET, it took that for the end of
 // the stream, and gave up all copies of waiting connections: their clients were lost.
 void t.test(

@@ -1,9 +1,9 @@
-import { OwnedFd } from '@baton/native-sendmsg'
+import { EPOLLHUP, OwnedFd } from '@baton/native-sendmsg'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { parseConfig, type ServiceConfig } from '../src/config/config.ts'
 import { Metrics } from '../src/metrics/metrics.ts'
-import { IdleClient } from '../src/worker/connection/connection.ts'
+import { IdleClient, InheritedClient } from '../src/worker/connection/connection.ts'
 import { systemOs } from '../src/worker/os.ts'
 import type { Successor, Waiting } from '../src/worker/service/hand-over.ts'
 import { Service } from '../src/worker/service/service.ts'
@@ -26,6 +26,7 @@ class Descriptor extends OwnedFd {
 /** The worker that takes over. */
 class NextWorker implements Successor {
   readonly slice = SLICE
+  hasRoom = true
   /** Descriptors that it was passed, of connections that are idle and of others. */
   readonly idle: number[] = []
   readonly waiting: number[] = []
@@ -69,9 +70,12 @@ class Stage {
   readonly closed: number[] = []
   /** Descriptors with a byte to read, or none and the end. */
   readonly readable = new Map<number, string>()
+  readonly clock = new VirtualClock()
+  reject: () => void
 
   constructor(t: Test) {
-    const clock = new VirtualClock()
+    const { clock } = this
+    this.reject = () => t.fail('rejected')
     const config = parseConfig({
       listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
       services: { web: {} },
@@ -83,7 +87,7 @@ class Stage {
           return { modify: () => {}, remove: () => void this.watched.delete(fd) }
         },
       },
-      lingeringClose: { reject: () => t.fail('rejected') },
+      lingeringClose: { reject: () => this.reject() },
       metrics: new Metrics({ version: '0', listeners: ['web'], services: ['web'] }),
       logger: pino({ enabled: false }),
       os: {
@@ -120,6 +124,21 @@ class Stage {
     )
   }
 
+  /** Clients arrive, and no backend is there. */
+  hold(from: number, to: number, acceptedAt = this.clock.now(), handedBack?: 'idle'): void {
+    for (const fd of numbers(from, to))
+      this.service.inherit([
+        new InheritedClient(new Descriptor(fd), {
+          order: fd,
+          listener: { name: 'web', protocol: 'http' },
+          peer: { family: 'IPv4', address: '10.0.0.1', port: 1 },
+          id: Buffer.alloc(16, fd),
+          acceptedAt,
+          ...(handedBack && { handedBack }),
+        }),
+      ])
+  }
+
   /** A byte comes, or the client leaves. */
   event(fd: number, bytes: string): void {
     this.readable.set(fd, bytes)
@@ -130,6 +149,87 @@ class Stage {
 
 const numbers = (from: number, to: number) =>
   Array.from({ length: to - from }, (_, index) => FIRST_DESCRIPTOR + from + index)
+
+// Of more than the kernel has room for, the rest waited in the old worker without copies: when it was killed then, they were lost, and in no count.
+void t.test('held clients move in slices as well, and in order', async (t) => {
+  const stage = new Stage(t)
+  const next = new NextWorker()
+  stage.hold(0, 250)
+  stage.service.handOver(next)
+  t.same(next.waiting, numbers(0, 100), 'one slice at once')
+  t.equal(stage.service.held, 150)
+  stage.hold(250, 251)
+  t.equal(next.waiting.length, 100, 'one that comes meanwhile waits behind those')
+  stage.watched.get(FIRST_DESCRIPTOR + 120)?.(EPOLLHUP, FIRST_DESCRIPTOR + 120)
+  t.same(stage.closed, [FIRST_DESCRIPTOR + 120], 'a client that leaves meanwhile has its outcome here')
+  const ended = { idle: false, moved: false }
+  void stage.service.idle().then(() => (ended.idle = true))
+  void stage.service.moved().then(() => (ended.moved = true))
+  next.turn()
+  await new Promise(setImmediate)
+  t.same([next.waiting.length, ended], [200, { idle: false, moved: false }])
+  // Its time is over, but they are on their way.
+  stage.service.cutShort()
+  t.equal(stage.service.held, 50)
+  next.turn()
+  await new Promise(setImmediate)
+  t.same([stage.service.held, ended], [0, { idle: true, moved: true }])
+  const all = numbers(0, 251).filter((fd) => fd !== FIRST_DESCRIPTOR + 120)
+  t.same(next.waiting, all)
+  stage.hold(251, 252)
+  t.equal(next.waiting.length, all.length + 1, 'later ones at once')
+  next.turn()
+  const { movedIn, movedOut, outcomes } = stage.service.serviceStats
+  t.same([movedIn, movedOut, outcomes.client_gone], [252, 251, 1])
+})
+
+void t.test('while the kernel has no room, clients wait where they have copies', async (t) => {
+  const stage = new Stage(t)
+  const next = new NextWorker()
+  stage.service.handOver(next)
+  next.hasRoom = false
+  stage.hold(0, 3)
+  t.same([next.waiting, stage.service.held], [[], 3])
+  next.hasRoom = true
+  next.turn()
+  t.same([next.waiting, stage.service.held], [numbers(0, 3), 0])
+  // Its time here is over: the next worker may have a backend for it.
+  next.hasRoom = false
+  const { holdTimeout } = stage.service.config
+  stage.clock.advance(holdTimeout)
+  stage.hold(3, 4, stage.clock.now() - holdTimeout)
+  t.same(next.waiting, numbers(0, 4))
+})
+
+// A worker that lost its master before it accepted offered them to backends. Those that none took got a 503, which their clients had not asked for.
+void t.test('an idle connection that no backend takes is closed without an answer', async (t) => {
+  const stage = new Stage(t)
+  stage.hold(0, 2, stage.clock.now(), 'idle')
+  t.equal(stage.service.held, 2)
+  stage.readable.set(FIRST_DESCRIPTOR + 1, 'G')
+  let rejected = 0
+  stage.reject = () => (rejected += 1)
+  stage.clock.advance(stage.service.config.holdTimeout)
+  const { idle_closed, rejected: counted } = stage.service.serviceStats.outcomes
+  t.same([stage.closed, idle_closed], [[FIRST_DESCRIPTOR], 1])
+  t.same([rejected, counted], [1, 1], 'one that asks for something gets an answer')
+})
+
+void t.test('if the successor dies half way, held clients go to the next one', async (t) => {
+  const stage = new Stage(t)
+  const next = new NextWorker()
+  stage.hold(0, 250)
+  stage.service.handOver(next)
+  next.alive = false
+  next.turn()
+  t.equal(stage.service.held, 150)
+  stage.hold(250, 251)
+  t.equal(stage.service.held, 151)
+  const third = new NextWorker()
+  stage.service.handOver(third)
+  third.turn()
+  t.same(third.waiting, numbers(100, 251))
+})
 
 // Fifty thousand of them moved in one turn, in which the old worker did nothing else.
 void t.test('parked connections move in slices, and each of them once', async (t) => {

@@ -79,7 +79,7 @@ if (SEED !== undefined) {
 
   // The successor died, the backends moved on to the third worker, and the old one's clients waited until `holdTimeout`.
   void t.test('what waits in a worker whose successor has died goes to the next one', async (t) => {
-    const { violation, seen } = runSchedule(936)
+    const { violation, seen } = runSchedule(1117)
     t.equal(violation, undefined)
     t.equal(seen.get('another successor'), 1)
   })

@@ -7,7 +7,9 @@ import {
   type IncomingMessage,
   NativeError,
   OwnedFd,
+  poll,
   type Poller,
+  POLLOUT,
   receiveMessage,
   sendMessage,
   ShortSendError,
@@ -111,6 +113,15 @@ export class Channel<In extends Message, Out extends Message> {
     return !this.#ended && !this.#broken
   }
 
+  /**
+   * True if the kernel has accepted everything sent, and has room for more: it says so while a quarter of its buffer is used at most, so some tens of kB are
+   * sent at once then. Also true if nothing can be sent any more.
+   */
+  get hasRoom(): boolean {
+    if (!this.open) return true
+    return this.#outgoing.length === 0 && (poll(this.#socket.fd, POLLOUT) & POLLOUT) !== 0
+  }
+
   /** True if no message is partially sent or received, so that another program can take over the socket without losing one. */
   get quiet(): boolean {
     return this.#ended || (this.#outgoing.length === 0 && this.#length === 0)
@@ -172,6 +183,13 @@ export class Channel<In extends Message, Out extends Message> {
   /** Resolves when the kernel has accepted everything sent, or the channel has ended. */
   async sent(): Promise<void> {
     if (this.#outgoing.length > 0) await new Promise<void>((resolve) => this.#drained.push(resolve))
+  }
+
+  /** Resolves when there may be room (`hasRoom`), or the channel has ended. */
+  async room(): Promise<void> {
+    if (this.hasRoom) return
+    if (this.#outgoing.length === 0) this.#watchFor(EPOLLOUT)
+    await new Promise<void>((resolve) => this.#drained.push(resolve))
   }
 
   /** Drops what the kernel has not accepted yet; see `sent`. */

@@ -86,9 +86,14 @@ export class Transfer {
     )
   }
 
+  /** The kernel has all that was sent, and room for more. */
+  get hasRoom(): boolean {
+    return this.#channel.hasRoom
+  }
+
   /** Resolves when there is room for more, or the other end is gone. */
   room(): Promise<void> {
-    return this.#channel.sent()
+    return this.#channel.room()
   }
 
   /** Resolves when the other end has taken everything, or is gone and the rest is back. */

@@ -119,10 +119,11 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     closeStrayInspector(log.logger)
     for (const signal of early) onSignal(signal)
     const stopping = endRequested.then((signal) => running.stop(signal))
-    const { watch: folder, watchedUntil } = runState ?? {}
+    const { watch: folder, watchedUntil, watchedNames } = runState ?? {}
     if (typeof folder === 'string') {
       unwatch = watchFolder(folder, () => running.redeploy())
-      if (watchedUntil !== undefined && hasChangedSince(folder, watchedUntil)) running.redeploy()
+      if (watchedUntil !== undefined && hasChangedSince(folder, watchedUntil, watchedNames))
+        running.redeploy()
     }
     await Promise.race([running.finished, stopping])
     await Promise.race([stopping, running.stopped])

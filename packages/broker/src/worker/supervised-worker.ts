@@ -36,7 +36,7 @@ import { Predecessors } from './succession/predecessors.ts'
 import { Questions } from './questions.ts'
 import { logStatus } from './status-log.ts'
 import type { Transfer } from '../ipc/transfer.ts'
-import { PARKED_AT_A_TIME, Successors } from './succession/successors.ts'
+import { MOVED_AT_A_TIME, Successors } from './succession/successors.ts'
 import type { ReplaceableWorker } from './replaceable-worker.ts'
 import { createWorker } from './worker.ts'
 
@@ -383,7 +383,8 @@ export class SupervisedWorker {
     this.#ending = true
     this.#keepEstate(undefined, [])
     const successor = (service: string): Successor => ({
-      slice: PARKED_AT_A_TIME,
+      slice: MOVED_AT_A_TIME,
+      hasRoom: true,
       pass: (connections, taken) => {
         if (!copier.leave(service, connections)) return false
         taken(connections.length)

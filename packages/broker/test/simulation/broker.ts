@@ -124,6 +124,7 @@ export class Broker {
     for (const { link } of this.links) link.askToReconnect('reload')
     this.service.handOver({
       slice: 2,
+      hasRoom: true,
       pass: (connections, taken) => {
         if (!succession.pass(this.process, connections)) return false
         taken(connections.length)

@@ -21,6 +21,7 @@ import {
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartHistory } from './start-history.ts'
 import { StartWatch } from './start-watch.ts'
+import { watchedNames } from './watch-folder.ts'
 
 /** Options of `baton run`, and the state of its app. */
 export interface RunState {
@@ -35,6 +36,8 @@ export interface RunState {
   readonly starts?: StartHistory
   /** Unix time in ms: the last deploy began then, so later changes of files are not deployed yet. Absent at the start. */
   readonly watchedUntil?: number
+  /** What was watched then (`watchedNames`). Absent from the state of an older version. */
+  readonly watchedNames?: string
   /** Processes that launched this one, which stops when they end. */
   readonly launchers?: readonly Launcher[]
 }
@@ -67,6 +70,8 @@ export class AppRun {
   #changed = false
   /** Unix time in ms: files that have changed since are not deployed yet, reported or not. */
   #deployedAt: number
+  /** The names of files then; undefined without `--watch`. */
+  #names: string | undefined
   #redeploying = false
   #over = false
   readonly #starts: StartWatch | undefined
@@ -78,6 +83,9 @@ export class AppRun {
     this.#parts = parts
     this.#deployedAt = state?.watchedUntil ?? Date.now()
     if (state === undefined) return
+    // An older version has left the time alone.
+    if (state.watch !== null)
+      this.#names = state.watchedUntil === undefined ? watchedNames(state.watch) : state.watchedNames
     const policy = state.restart !== 'limited' ? 'always' : state.watch === null ? 'limited' : 'first'
     this.#starts = new StartWatch(
       policy,
@@ -92,7 +100,12 @@ export class AppRun {
     // Not the time of now: `watchFolder` waits for further changes, and on a busy machine this program may not have read the last one yet.
     const watchedUntil = this.#changed ? 0 : this.#deployedAt
     return (
-      this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.history }), watchedUntil }
+      this.#state && {
+        ...this.#state,
+        ...(this.#starts && { starts: this.#starts.history }),
+        watchedUntil,
+        ...(this.#names !== undefined && { watchedNames: this.#names }),
+      }
     )
   }
 
@@ -178,6 +191,8 @@ export class AppRun {
       if (operationLock.activity !== undefined) continue
       this.#changed = false
       this.#deployedAt = Date.now() - TICK_MS
+      const folder = this.#state?.watch ?? null
+      if (folder !== null) this.#names = watchedNames(folder)
       for (const { name, command } of activeConfig.config.services.values()) {
         if (command === null) continue
         const { success, log } = await deployer.deploy({

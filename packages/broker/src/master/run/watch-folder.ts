@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { type FSWatcher, lstatSync, readdirSync, watch } from 'node:fs'
 import { join } from 'node:path'
 
@@ -47,9 +48,22 @@ export function watchFolder(folder: string, onChange: () => void): () => void {
   }
 }
 
-/** Whether anything that `watchFolder` watches has changed since `time`, a Unix time in ms. */
-export function hasChangedSince(folder: string, time: number): boolean {
-  return foldersBelow(folder).some((each) => [each, ...filesIn(each)].some((path) => changedAt(path) > time))
+/**
+ * Whether anything that `watchFolder` watches has changed since `time`, a Unix time in ms.
+ *
+ * @param names `watchedNames` of that time. Without it, a folder has changed if anything was added to it or removed, watched or not
+ */
+export function hasChangedSince(folder: string, time: number, names?: string): boolean {
+  if (names !== undefined && names !== watchedNames(folder)) return true
+  const paths = foldersBelow(folder).flatMap((each) => [each, ...filesIn(each)])
+  return paths.some((path) => changedAt(path, names === undefined) > time)
+}
+
+/** Stands for the names of everything that `watchFolder` watches. */
+export function watchedNames(folder: string): string {
+  const hash = createHash('sha256')
+  for (const path of foldersBelow(folder).flatMap(filesIn).toSorted()) hash.update(path).update('\0')
+  return hash.digest('base64url')
 }
 
 function filesIn(folder: string): string[] {
@@ -62,10 +76,11 @@ function filesIn(folder: string): string[] {
   }
 }
 
-/** 0 for a removed file: its folder has changed. */
-function changedAt(path: string): number {
+/** 0 for a removed file, of which its folder or the names tell. @param folders whether folders count */
+function changedAt(path: string, folders: boolean): number {
   try {
-    return lstatSync(path).ctimeMs
+    const stats = lstatSync(path)
+    return stats.isDirectory() && !folders ? 0 : stats.ctimeMs
   } catch {
     return 0
   }

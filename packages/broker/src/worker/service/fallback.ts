@@ -143,6 +143,35 @@ export class Fallback {
     return inOrder([...this.held.take(this.held.size), ...this.heldForCertain.take(this.heldForCertain.size)])
   }
 
+  /** Up to `count` of them, in order of arrival. */
+  take(count: number): readonly ClientConnection[] {
+    if (this.heldForCertain.size === 0) return this.held.take(count)
+    const certain = new Set(first(this.heldForCertain.connections(), count))
+    const all = inOrder([...first(this.held.connections(), count), ...certain]).slice(0, count)
+    const ofCertain = all.filter((connection) => certain.has(connection)).length
+    this.heldForCertain.take(ofCertain)
+    this.held.take(all.length - ofCertain)
+    return all
+  }
+
+  /**
+   * While this worker is leaving: lets a connection wait with the others until its turn comes to move.
+   *
+   * @returns false: it has waited too long already, or cannot be watched
+   */
+  wait(connection: ClientConnection): boolean {
+    const { config, os } = this.#deps
+    if (os.now() - connection.acceptedAt >= config.holdTimeout) return false
+    try {
+      const queue = isParticular(connection) ? this.heldForCertain : this.held
+      queue.add(connection)
+      return true
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      return false
+    }
+  }
+
   /** Backends and upstreams eligible for a relay. */
   relayCandidates(): RelayCandidate[] {
     const { links, upstreams } = this.#deps
@@ -214,12 +243,13 @@ export class Fallback {
    * @returns as `fallBack`
    */
   queue(connection: ClientConnection): boolean {
-    const why = this.noBackendReason()
-    if (this.size >= this.#deps.config.maxHeld) this.#reject(connection, 'hold_full', why)
-    else if (this.leaving) {
+    if (this.leaving) {
       connection.tried = undefined
       return false
-    } else this.#hold(connection, why)
+    }
+    const why = this.noBackendReason()
+    if (this.size >= this.#deps.config.maxHeld) this.#reject(connection, 'hold_full', why)
+    else this.#hold(connection, why)
     return true
   }
 
@@ -295,6 +325,7 @@ export class Fallback {
 
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
     const { lingeringClose, serviceStats, recorder, os } = this.#deps
+    if (connection.handedBack === 'idle' && !this.#asks(connection)) return this.#closeIdle(connection)
     serviceStats.rejected(reason)
     serviceStats.fellBack('reject', why)
     recorder.note('rejected', [connection], os.now(), undefined, reason)
@@ -308,6 +339,25 @@ export class Fallback {
     this.#deps.settled()
   }
 
+  /** An idle connection that was offered without a request of its own: an answer now would be taken for one to the next request. */
+  #closeIdle(connection: ClientConnection): void {
+    const { serviceStats, recorder, os, settled } = this.#deps
+    serviceStats.outcomes.idle_closed += 1
+    recorder.note('idle_closed', [connection], os.now())
+    os.closeClients([connection])
+    settled()
+  }
+
+  /** Whether bytes of a request are there. */
+  #asks({ fd }: ClientConnection): boolean {
+    try {
+      return (this.#deps.os.peek(fd.fd, 1)?.length ?? 0) > 0
+    } catch (error) {
+      if (error instanceof NativeError) return false
+      throw error
+    }
+  }
+
   #armRetry(): void {
     const { links, upstreams, os } = this.#deps
     if (this.#retry !== undefined || (upstreams.length === 0 && links.size === 0)) return
@@ -317,6 +367,15 @@ export class Fallback {
       if (this.size > 0) this.#armRetry()
     }, UPSTREAM_RETRY_MS)
   }
+}
+
+function first(connections: Iterable<ClientConnection>, count: number): ClientConnection[] {
+  const found: ClientConnection[] = []
+  for (const connection of connections) {
+    if (found.length === count) break
+    found.push(connection)
+  }
+  return found
 }
 
 /** Forgets which candidates a connection was refused by, if these are all that there are. */

@@ -24,18 +24,26 @@ export interface Successor {
    * @returns false: it is gone, and has taken nothing
    */
   pass(connections: readonly Waiting[], taken: (count: number) => void): boolean
-  /** Parked connections that move in one turn of the event loop. */
+  /** Connections that move in one turn of the event loop. */
   readonly slice: number
+  /** The kernel has all that was passed, and room for a slice. What it does not have would be lost with this process. */
+  readonly hasRoom: boolean
   /** Calls back, in a later turn of the event loop, once it has room for more or is gone. */
   whenReady(callback: () => void): void
 }
 
 export interface HandOverHost {
+  /** How many connections wait for a backend here. */
+  waiting(): number
+  /** Takes up to `count` of them, in order of arrival. */
+  take(count: number): readonly ClientConnection[]
+  /** Lets these wait there as well, until their turn comes. Returns those that cannot wait. */
+  wait(connections: readonly ClientConnection[]): readonly ClientConnection[]
   /** The successor is gone: these are the host's again, in order of arrival. */
   stay(connections: readonly ClientConnection[]): void
   /** The same for idle ones. */
   park(connection: ParkedClient): void
-  /** Some have moved. All that are parked or under way may have, or the successor is gone. */
+  /** Some have moved. All that wait, are parked or under way may have, or the successor is gone. */
   moved(): void
 }
 
@@ -47,8 +55,9 @@ export interface HandOverDeps {
 }
 
 /**
- * Moves connections to the worker that takes over: those that wait for a backend at once, parked ones in slices. Those that have not moved yet
- * are watched here as before, so one whose next request comes meanwhile moves as a client that waits.
+ * Moves connections to the worker that takes over, in slices: those that wait for a backend, then parked ones. Those that have not moved yet
+ * are watched here as before, and the master has copies of them, so they outlive this process; a parked one whose next request comes meanwhile moves as a
+ * client that waits.
  */
 export class HandOver {
   readonly #host: HandOverHost
@@ -79,8 +88,19 @@ export class HandOver {
     this.#successor = successor
   }
 
-  /** Sends connections to the successor, in this order. */
+  /** Sends connections to the successor, in this order: at once if it takes them, and none waits before them. */
   pass(connections: readonly ClientConnection[]): void {
+    if (connections.length === 0) return
+    const successor = this.#successor
+    const isLate =
+      successor !== undefined &&
+      (this.#host.waiting() > 0 || !successor.hasRoom || connections.length > successor.slice)
+    const passed = isLate ? this.#host.wait(connections) : connections
+    this.#pass(passed)
+    if (isLate) this.start()
+  }
+
+  #pass(connections: readonly ClientConnection[]): void {
     if (connections.length === 0) return
     if (!this.#send(connections)) return this.#host.stay(inOrder(connections))
     // It waits in the broker; this worker does not learn of its end.
@@ -93,8 +113,8 @@ export class HandOver {
       for (const connection of connections) this.#host.park(connection)
   }
 
-  /** Sends what is parked. */
-  passParked(): void {
+  /** Sends what waits and what is parked. */
+  start(): void {
     if (!this.#slicing) this.#slice()
   }
 
@@ -131,13 +151,22 @@ export class HandOver {
 
   #slice(): void {
     this.#slicing = false
-    const idle = this.#successor === undefined ? [] : this.#deps.parking.take(this.#successor.slice)
-    if (idle.length === 0) return this.#host.moved()
-    this.keep(idle)
+    if (this.#successor?.hasRoom === false) return this.#sliceLater(this.#successor)
+    const size = this.#successor?.slice ?? 0
+    const waiting = this.#host.take(size)
+    this.#pass(waiting)
+    const idle = this.active ? this.#deps.parking.take(size - waiting.length) : []
+    if (idle.length > 0) this.keep(idle)
+    const successor = this.#successor
     // Not the one from before, if that was gone.
-    if (this.#successor === undefined || this.#deps.parking.size === 0) return this.#host.moved()
+    if (successor === undefined || this.#host.waiting() + this.#deps.parking.size === 0)
+      return this.#host.moved()
+    this.#sliceLater(successor)
+  }
+
+  #sliceLater(successor: Successor): void {
     this.#slicing = true
-    this.#successor.whenReady(() => this.#slice())
+    successor.whenReady(() => this.#slice())
   }
 
   #send(connections: readonly Waiting[]): boolean {

@@ -145,9 +145,14 @@ export class Service implements LinkHost, UpstreamHost {
     const { serviceStats } = this
     this.#handOver = new HandOver(
       {
+        waiting: () => this.held,
+        take: (count) => this.#fallback.take(count),
+        wait: (connections) => connections.filter((connection) => !this.#fallback.wait(connection)),
         stay: (connections) => {
           this.#fallback.leaving = false
           this.#placement.place(connections)
+          // Those whose turn had not come.
+          this.available()
         },
         park: (connection) => this.#park(connection),
         moved: () => this.noteIdle(),
@@ -290,14 +295,14 @@ export class Service implements LinkHost, UpstreamHost {
 
   /**
    * Another worker takes over: makes no further offers. Held connections, and those that come back later, go to `successor` with
-   * their descriptors, in order of arrival, and parked ones after them; offers in flight settle here. If it is called again, the successor has
+   * their descriptors, in order of arrival, and parked ones after them, all in slices; offers in flight settle here. If it is called again, the successor has
    * died and this is the next one.
    */
   handOver(successor: Successor): void {
     this.#handOver.begin(successor)
     this.#fallback.leaving = true
-    this.#handOver.pass(inOrder([...this.#fallback.takeAll(), ...this.#fresh.splice(0)]))
-    this.#handOver.passParked()
+    this.#handOver.start()
+    this.#handOver.pass(this.#fresh.splice(0))
     this.noteIdle()
   }
 
@@ -332,7 +337,7 @@ export class Service implements LinkHost, UpstreamHost {
     if (this.#waiting > 0) await new Promise<void>((resolve) => this.#whenIdle.push(resolve))
   }
 
-  /** Resolves when no parked connection waits for its turn to go to the successor, and none is on its way. */
+  /** Resolves when no connection waits for its turn to go to the successor, and none is on its way. */
   async moved(): Promise<void> {
     if (this.#isMoving) await new Promise<void>((resolve) => this.#whenMoved.push(resolve))
   }
@@ -358,12 +363,12 @@ export class Service implements LinkHost, UpstreamHost {
     if (!this.#isIdle()) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
-  /** Its deadline is over: rejects held connections, and cuts relays. */
+  /** Its deadline is over: rejects held connections, unless they are moving, and cuts relays. */
   cutShort(): void {
     if (!this.#isMoving) this.#endParking()
     this.flush()
     this.#stopped = true
-    this.#fallback.close()
+    if (!this.#isMoving) this.#fallback.close()
     this.#relays.close()
   }
 
@@ -635,7 +640,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   get #isMoving(): boolean {
-    return this.#handOver.active && this.parkedCount + this.#handOver.underWay > 0
+    return this.#handOver.active && this.held + this.parkedCount + this.#handOver.underWay > 0
   }
 
   #isIdle(): boolean {

@@ -10,8 +10,8 @@ import type { ReplaceableWorker } from '../replaceable-worker.ts'
 /** Maximum bytes of state per message, unless one connection has more. The successor reads other sockets between two messages. */
 const MAX_STATE_BYTES = 1024 * 1024
 
-/** Parked connections that move to a successor in one turn of the event loop: a few milliseconds of work. */
-export const PARKED_AT_A_TIME = 128
+/** Connections that move to a successor in one turn of the event loop: a few milliseconds of work. */
+export const MOVED_AT_A_TIME = 128
 
 /** Where the connections of a worker that leaves go: to its successor, and to each that followed because the one before has died. */
 export class Successors {
@@ -54,7 +54,10 @@ export class Successors {
   follow(transfer: Transfer): (service: string) => Successor {
     this.#transfers.push(transfer)
     return (service) => ({
-      slice: PARKED_AT_A_TIME,
+      slice: MOVED_AT_A_TIME,
+      get hasRoom() {
+        return transfer.hasRoom
+      },
       pass: (connections, taken) => this.#pass(transfer, service, connections, taken),
       whenReady: (callback) => void transfer.room().then(() => setImmediate(callback)),
     })
