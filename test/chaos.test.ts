@@ -48,6 +48,7 @@ function verdictOn(
   journals: readonly [string[], string[]],
   killedAt: number | undefined,
   workersKilled: readonly number[] = [],
+  handedOff = 0,
 ) {
   const folder = temporaryFolder(t)
   const backends = journals.map((lines, index) => {
@@ -61,7 +62,7 @@ function verdictOn(
       ...(index === 0 && { killedAt }),
     }
   })
-  const outcomes = { handed_off: 0, relayed: 1, rejected: 0, client_gone: 0, relinquished: 0 }
+  const outcomes = { handed_off: handedOff, relayed: 1, rejected: 0, client_gone: 0, relinquished: 0 }
   const failure = {
     service: 'carried',
     kind: 'keep-alive',
@@ -116,5 +117,19 @@ void t.test('chaos: the kill of a worker excuses only what the worker had', (t) 
   const excuse = 'in a worker that was killed: handed back, and not yet with the next backend'
   t.match(verdict(returned, 49_000).allowed, { [excuse]: 1 })
   t.match(verdict(returned, 47_000).violations.at(-1), /^I5/, 'killed before it was handed back')
+  t.end()
+})
+
+// A run blamed the giver of two connections that had gone on to a backend, which was killed between its ACK and its note.
+void t.test('chaos: a connection that was handed back may be with a backend that was killed', (t) => {
+  const giver = ['a 1000 carried 7 handoff C', 'r 1500 carried 7 1', 'm 2000 carried 7 C']
+  const verdict = (lines: readonly string[], killedAt: number | undefined, handedOff: number) =>
+    verdictOn(t, [[], [...lines]], killedAt, [], handedOff)
+  const unwritten = 'ACKed, and killed before the adoption was written down'
+  t.match(verdict(giver, 49_000, 1).allowed, { [unwritten]: 1 })
+  t.match(verdict(giver, 49_000, 0).violations.at(-1), /^I5/, 'every ACK was written down')
+  t.match(verdict(giver, undefined, 1).violations.at(-1), /^I5/, 'none was killed')
+  const again = [...giver, 'a 3000 carried 7 handoff C']
+  t.match(verdict(again, 49_000, 2).violations.at(-1), /^I5/, 'it has it again')
   t.end()
 })

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
  *
  * `readBy`: instance by request id. `adoptions`: for the ports in `wanted` (`service/port`), in order of time.
  * `counts`: by instance and service. `owned`: connections by service and way, again for each time that one was handed back and adopted.
- * `movedAt`: when a connection was handed back first, by its ULID. `doubles`: requests or connections recorded by two processes, or twice by one, without having been handed back in between.
+ * `movedAt`, `lastMovedAt`: when a connection was handed back first, and last, by its ULID. `doubles`: requests or connections recorded by two processes, or twice by one, without having been handed back in between.
  */
 export function readJournals(backends, lastId, wanted) {
   const readBy = new Uint16Array(lastId + 1)
@@ -19,6 +19,7 @@ export function readJournals(backends, lastId, wanted) {
   const moves = new Map()
   /** When a connection was handed back first. */
   const movedAt = new Map()
+  const lastMovedAt = new Map()
   /** `instance/connection` of relays that ended without a byte from the client. */
   const untouched = new Set()
   /** Adoptions of a relay whose ACK crossed its deadline: the broker had cut it, and given the client to another backend. */
@@ -38,6 +39,7 @@ export function readJournals(backends, lastId, wanted) {
       if (what === 'm') {
         moves.set(rest[0], (moves.get(rest[0]) ?? 0) + 1)
         movedAt.set(rest[0], Math.min(movedAt.get(rest[0]) ?? Infinity, Number(time)))
+        lastMovedAt.set(rest[0], Math.max(lastMovedAt.get(rest[0]) ?? 0, Number(time)))
         continue
       }
       if (what === 'u') {
@@ -77,7 +79,7 @@ export function readJournals(backends, lastId, wanted) {
     list.sort((a, b) => a.time - b.time)
     for (const each of list) each.untouched = untouched.has(`${each.instance}/${each.connection}`)
   }
-  return { readBy, adoptions, counts, owned, doubles, crossedRelays, movedAt }
+  return { readBy, adoptions, counts, owned, doubles, crossedRelays, movedAt, lastMovedAt }
 }
 
 function journal(path) {

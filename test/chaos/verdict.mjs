@@ -120,7 +120,7 @@ function explain(failure, { journals, byInstance, backends, unwritten, patience 
   const { service, id, what, answers, at } = failure
   if (NEVER.test(what)) return undefined
   const owner = ownerOf(failure, journals)
-  if (owner === undefined) {
+  if (owner === undefined || isElsewhere(failure, owner, { journals, byInstance })) {
     const killed = backends.some(({ killedAt }) => killedAt <= at && at - killedAt < patience * AFTER_KILL)
     if (!killed || unwritten[service] <= 0) return undefined
     unwritten[service] -= 1
@@ -138,6 +138,12 @@ function explain(failure, { journals, byInstance, backends, unwritten, patience 
   // HTTP cannot announce that a kept connection is about to end: a request may cross its FIN (RFC 9112, 9.6).
   if (failure.kind !== 'keep-alive' || answers === 0 || read) return undefined
   return id === 0 ? 'idle' : 'kept, drained'
+}
+
+/** A backend that lives on had handed it back: if another one had it, that one did not write it down. */
+function isElsewhere({ at }, { instance, connection, time }, { journals, byInstance }) {
+  const movedAt = journals.lastMovedAt.get(connection)
+  return time <= movedAt && movedAt <= at && !(byInstance.get(instance).killedAt <= at)
 }
 
 /** Failures that a kill of the broker's own processes excuses: never the end of a connection that a backend had. */
