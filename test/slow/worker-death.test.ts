@@ -6,7 +6,7 @@ import { batonCommand, Broker, startBroker, type Status } from '../support/broke
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { freePort } from '../support/free-port.ts'
-import { askAdmin, ledger, logged, masterStatus, onlyWorker, samples } from '../support/operator.ts'
+import { askAdmin, logged, masterStatus, onlyWorker, samples, settledLedger } from '../support/operator.ts'
 import { Program, root } from '../support/process.ts'
 import { Sabotaged } from '../support/sabotage.ts'
 import { servedBy, visit } from '../support/visit.ts'
@@ -74,9 +74,9 @@ void t.test(
       for (let count = 0; count < 7; count++) await servedBy(t, broker)
       await elapsed(Math.max(2 * COUNT_INTERVAL, starts(0.3)))
       await kill()
-      t.same(await ledger(broker), { accepted: 7, ended: 7 })
+      t.same(await settledLedger(broker), { accepted: 7, ended: 7 })
       await servedBy(t, broker)
-      t.same(await ledger(broker), { accepted: 8, ended: 8 })
+      t.same(await settledLedger(broker), { accepted: 8, ended: 8 })
     })
 
     const args = `--port ${broker.port()} --kept 32 --fresh 3 --pause 10`.split(' ')

@@ -107,6 +107,17 @@ export async function ledger(broker: Broker): Promise<{ accepted: number; ended:
   return { accepted, ended }
 }
 
+/** The same once they are equal, after a death: what was lost is counted when no connection moves between workers any more. */
+export async function settledLedger(broker: Broker): Promise<{ accepted: number; ended: number }> {
+  let now = await ledger(broker)
+  const isSettled = async () => {
+    now = await ledger(broker)
+    return now.accepted === now.ended
+  }
+  await eventually(isSettled, () => `each connection is counted once: ${JSON.stringify(now)}`)
+  return now
+}
+
 /** Rewrites the configuration file, without the members that are undefined. */
 export function configure(broker: Broker, change: Record<string, unknown>): void {
   const config = JSON.parse(readFileSync(broker.configFile, 'utf8')) as Record<string, unknown>

@@ -11,6 +11,9 @@ export interface LastBalance {
   readonly moved: Balances | undefined
 }
 
+/** Of a worker that has ended before it had a connection. */
+export const NOTHING: LastBalance = { open: new Map(), moved: new Map() }
+
 /** The part that crosses the master's exec and death. */
 export interface LossesState {
   readonly open: Readonly<Record<string, number>>

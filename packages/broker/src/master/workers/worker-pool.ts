@@ -29,6 +29,7 @@ import type { CopyStore } from './copy-store.ts'
 import type { FinishingWorker } from '../../ipc/copies.ts'
 import { FinishingWorkers } from './finishing-workers.ts'
 import { HungWorkers, type HungWorkersHost } from './hung-workers.ts'
+import { NOTHING } from './losses.ts'
 import { countedAsAccepted, keyOf, lastAccounts } from './last-accounts.ts'
 import { LossSettlement } from './loss-settlement.ts'
 import { Survivors, type SurvivorsState } from './survivors.ts'
@@ -616,7 +617,7 @@ export class WorkerPool {
     // Connections that are left to the next start stay as they are, until this process ends.
     const remains = this.#isLeaving ? undefined : worker.takeRemains()
     const last = remains && lastAccounts(remains.accounts, worker.snapshot)
-    this.#counters.losses.ended(last?.balance)
+    this.#counters.losses.ended(worker.hasWrittenNothing(last) ? NOTHING : last?.balance)
     if (last !== undefined) this.#counters.keep(last.counts)
     if (remains !== undefined) this.#survivors.add(remains.survivors, remains.release)
     this.#host.ended()

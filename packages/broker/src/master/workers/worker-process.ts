@@ -10,6 +10,7 @@ import { LastLines } from '../../supervise/output.ts'
 import { factsOf } from '../../supervise/proc.ts'
 import { type CopyStore, noStore, workerKey } from './copy-store.ts'
 import type { FinishingWorker, WorkerAccounts } from '../../ipc/copies.ts'
+import type { LastAccounts } from './last-accounts.ts'
 import type { StartedWorker } from './started-worker.ts'
 import { strayEnd } from './thread-stats.ts'
 import {
@@ -206,6 +207,17 @@ export class WorkerProcess {
   /** What it has written down of its counts; undefined if it writes nothing. */
   get accounts(): WorkerAccounts | undefined {
     return this.#copies?.written
+  }
+
+  /**
+   * Whether it has ended without a connection: it writes down what it has before it gets one from another worker, or gives it one. The file of a
+   * worker that was taken over is a new one, and says nothing at first.
+   *
+   * @param last undefined if nothing is known
+   */
+  hasWrittenNothing(last: LastAccounts | undefined): boolean {
+    if (this.starting) return true
+    return last !== undefined && last.balance.moved === undefined && this.pairs && !this.isForeign
   }
 
   /** Once it has ended, and once only: see `WorkerCopies.take`. */
