@@ -79,7 +79,7 @@ void t.test('the master is killed before each message of a reload', { timeout: L
   t.equal(await accepted(broker), all.length + 7, 'and each is counted once')
 })
 
-// The signal was forgotten: the worker went on after the five seconds, until somebody sent another one.
+// The signal was forgotten: the worker went on after the five seconds, until it got another one.
 void t.test(
   'SIGTERM for a worker that waits for its successor to go on without a master',
   { timeout: LIMIT },

@@ -216,7 +216,7 @@ void t.test('there is no room long before something waits in this process', { ti
   await stage.until(sent)
   t.ok(sender.hasRoom)
   stage.die()
-  t.ok(sender.hasRoom, 'what is sent to nobody comes back at once')
+  t.ok(sender.hasRoom, 'after its end, what is sent comes back at once')
   await sender.room()
 })
 

@@ -338,7 +338,7 @@ void t.test('clients of one turn have one time of arrival', { timeout: LIMIT }, 
   t.same(new Set(times), new Set([times[0]]))
 })
 
-// It gave up the pair, for want of descriptors, and lives: they were nobody's until it died.
+// It gave up the pair, for want of descriptors, and lives: they had no owner but this list until it died.
 void t.test(
   'survivors that come back from a worker that lives go to it again',
   { timeout: LIMIT },

@@ -91,7 +91,7 @@ export class SupervisedWorker {
   /** Its pid; null while there is none. */
   #master: number | null = process.ppid
   #ending = false
-  /** The master is gone, and nobody has this worker yet: it may wait for its successor. */
+  /** The master is gone, and no other one has this worker yet: it may wait for its successor. */
   #isOrphaned = false
   /** It got SIGTERM meanwhile. */
   #isTerminated = false

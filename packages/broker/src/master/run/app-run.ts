@@ -36,7 +36,7 @@ export interface RunState {
   readonly starts?: StartHistory
   /** Unix time in ms: the last deploy began then, so later changes of files are not deployed yet. Absent at the start. */
   readonly watchedUntil?: number
-  /** What was watched then (`watchedNames`). Absent from the state of an older version. */
+  /** The names of what was watched then (`watchedNames`). Absent from the state of an older version. */
   readonly watchedNames?: string
   /** Processes that launched this one, which stops when they end. */
   readonly launchers?: readonly Launcher[]
