@@ -16,7 +16,8 @@ export class LossSettlement {
 
   /** Nothing moves, except perhaps to this worker from those that have ended. Settled with its answer, if it has all of it by then. */
   ask(worker: WorkerProcess): void {
-    if (!this.#counters.losses.areOpen || this.#asked === worker) return
+    const { areOpen, isBlind } = this.#counters.losses
+    if (this.#asked === worker || (!areOpen && !(isBlind && worker.pairs))) return
     // It was built before moves were written down.
     if (!worker.pairs) return this.#settle(worker)
     this.#asked = worker

@@ -33,7 +33,6 @@ export class Losses {
   readonly #open = new Map<BalanceKey, number>()
   /** Over all workers that have ended. */
   readonly #moved = new Map<BalanceKey, number>()
-  /** Some moves are not known. */
   #isBlind = false
 
   /** @param state null: of an older version, which did not count moves */
@@ -54,7 +53,12 @@ export class Losses {
 
   /** Whether there is anything to settle. */
   get areOpen(): boolean {
-    return this.#isBlind || [...this.#open.values()].some((open) => open !== 0)
+    return [...this.#open.values()].some((open) => open !== 0)
+  }
+
+  /** Some moves are not known, until it is settled with all that live. */
+  get isBlind(): boolean {
+    return this.#isBlind
   }
 
   /** A worker has ended. Undefined: nobody knows what it had. */
