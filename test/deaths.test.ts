@@ -187,7 +187,7 @@ void t.test('a worker is killed', { timeout: LIMIT }, async (t) => {
     await eventually(() => masterDescriptors(broker) <= idle + 10, 'the master has closed its copies')
   })
 
-  // What such a worker had moved was taken for unknown, and clients that had survived another one were counted as lost.
+  // Such a worker's moves were taken for unknown, and clients that had survived another one were counted as lost.
   await t.test('after new workers that were killed while they started', async (t) => {
     const waiting = await visitors(t, broker, 10)
     await broker.until(({ services }) => services[0]?.held === 10, 'they are held')

@@ -4,7 +4,7 @@ import { type Balances, type LastBalance, Losses } from '../src/master/workers/l
 // Connections that move from one worker to another while either is killed: each has exactly one outcome. In kill runs, six were in no count, and six others in two:
 // a worker that was killed between two of its steps had counted one and not the other.
 
-/** What one worker counts of one service, and what it has written down of that. */
+/** One worker's counts of one service, and those that it has written down. */
 class Worker {
   accepted = 0
   outcomes = 0

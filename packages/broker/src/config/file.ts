@@ -22,7 +22,7 @@ export function locateRuntimeDir(path: string): string {
 /** Where the admin server listens by default. */
 export const DEFAULT_ADMIN_ADDRESS = '127.0.0.1:9180'
 
-/** What it takes to ask a running broker. */
+/** All that it takes to ask a running broker. */
 export interface BrokerPlace {
   /** The file it was read from, as given by the caller. */
   readonly file: string | undefined
@@ -66,7 +66,7 @@ export function locateServices(path: string): {
   return { runtimeDir: locateRuntimeDir(path), services: new Map(facts) }
 }
 
-/** What the file says, for one that looks for a key in it: most files have neither comments nor errors, and need no parser that knows of these. */
+/** Reads a file in which a key is looked up: most have neither comments nor errors, and need no parser that knows of these. */
 function located(path: string): unknown {
   const text = readConfigText(path)
   try {

@@ -56,7 +56,7 @@ export type Account =
    */
   | { readonly kind: 'doorway'; readonly name: string; readonly reasons?: readonly UnroutedReason[] }
 
-/** What a worker has written into its memory file. */
+/** The content of a worker's memory file. */
 export interface WorkerAccounts {
   readonly layout: readonly Account[]
   readonly numbers: Float64Array

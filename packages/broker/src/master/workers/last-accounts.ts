@@ -17,7 +17,7 @@ interface Value {
   readonly labels: Readonly<Record<string, string>>
 }
 
-/** What a worker has counted since its last report, and what is open. */
+/** Counts of a worker since its last report, and what is open. */
 export interface LastAccounts {
   /** To be added to that report. */
   readonly counts: MetricSnapshot
@@ -25,7 +25,7 @@ export interface LastAccounts {
 }
 
 /**
- * What a worker had counted when it was killed, or what it has counted so far.
+ * Reads what a worker had counted when it was killed, or what it has counted so far.
  *
  * @param reported its last report
  */

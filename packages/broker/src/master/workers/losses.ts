@@ -1,4 +1,4 @@
-/** What a balance is of: `service NAME`, or `listener NAME` for connections that are not routed yet. */
+/** Names what a balance is of: `service NAME`, or `listener NAME` for connections that are not routed yet. */
 export type BalanceKey = `${'service' | 'listener'} ${string}`
 
 export type Balances = ReadonlyMap<BalanceKey, number>
@@ -61,7 +61,7 @@ export class Losses {
     return this.#isBlind
   }
 
-  /** A worker has ended. Undefined: nobody knows what it had. */
+  /** A worker has ended. Undefined: what it had is not known. */
   ended(balance: LastBalance | undefined): void {
     if (balance?.moved === undefined) this.#isBlind = true
     addTo(this.#open, balance?.open ?? [])

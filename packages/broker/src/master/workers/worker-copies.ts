@@ -160,7 +160,7 @@ export class WorkerCopies {
     return { layout: this.#layout, file: this.#file.fd }
   }
 
-  /** What the worker has written so far. */
+  /** The counts that the worker has written so far. */
   get written(): WorkerAccounts {
     return readAccounts(this.#file.fd, this.#layout)
   }

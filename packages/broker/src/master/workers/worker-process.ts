@@ -204,7 +204,7 @@ export class WorkerProcess {
     return this.#copies?.size ?? 0
   }
 
-  /** What it has written down of its counts; undefined if it writes nothing. */
+  /** The counts that it has written down; undefined if it writes nothing. */
   get accounts(): WorkerAccounts | undefined {
     return this.#copies?.written
   }

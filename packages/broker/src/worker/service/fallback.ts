@@ -146,8 +146,8 @@ export class Fallback {
   /** Up to `count` of them, in order of arrival. */
   take(count: number): readonly ClientConnection[] {
     if (this.heldForCertain.size === 0) return this.held.take(count)
-    const certain = new Set(first(this.heldForCertain.connections(), count))
-    const all = inOrder([...first(this.held.connections(), count), ...certain]).slice(0, count)
+    const certain = new Set(firstOf(this.heldForCertain.connections(), count))
+    const all = inOrder([...firstOf(this.held.connections(), count), ...certain]).slice(0, count)
     const ofCertain = all.filter((connection) => certain.has(connection)).length
     this.heldForCertain.take(ofCertain)
     this.held.take(all.length - ofCertain)
@@ -369,7 +369,7 @@ export class Fallback {
   }
 }
 
-function first(connections: Iterable<ClientConnection>, count: number): ClientConnection[] {
+function firstOf(connections: Iterable<ClientConnection>, count: number): ClientConnection[] {
   const found: ClientConnection[] = []
   for (const connection of connections) {
     if (found.length === count) break

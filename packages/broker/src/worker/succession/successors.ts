@@ -91,7 +91,7 @@ export class Successors {
     taken: (count: number) => void,
   ): boolean {
     if (!successor.open) return false
-    // First: if this process is killed now, the successor must not have what nobody has accepted.
+    // First: if this process is killed now, the successor must not have connections that were never accepted.
     this.#counted()
     for (const batch of batches(connections)) {
       const clients = batch.map((connection) => heldClient(service, connection))
