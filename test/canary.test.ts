@@ -121,8 +121,8 @@ void t.test('a canary that is no worse takes over, and the deploy goes on', { ti
     command.lines.filter((line) => /^(?:canary|done) /.test(line)),
     [
       /^canary web: version 2\.0 gets 50% of the new connections for 500ms$/,
-      // No client came in that half second: the line says so.
-      /^canary web: no worse than the old version: it got no connections, 0 of \d+ health checks failed$/,
+      // No client came in that half second, and perhaps no health check: the line says so.
+      /^canary web: no worse than the old version: it got no connections(?:, 0 of \d+ health checks failed)?$/,
       /^done web: 2 replaced$/,
     ],
   )

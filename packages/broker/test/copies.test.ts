@@ -503,16 +503,21 @@ void t.test('more connections than a call takes arguments', { timeout: LIMIT }, 
   t.equal(survivors.state.length, 200_000)
 })
 
-// Last in this file: few descriptors are left to this process.
 void t.test('survivors go on while this process has hardly a descriptor', { timeout: LIMIT }, async (t) => {
   // The exception kept the worker from accepting, and both ends of the pair stayed open.
   const { poller, survivors, worker, theirs } = await succession(t)
   const open = readdirSync('/proc/self/fd').length
-  execFileSync('prlimit', ['--pid', `${process.pid}`, `--nofile=${open + 32}:`])
   const fillers: OwnedFd[] = []
+  const limit = ['--pid', `${process.pid}`, '--nofile']
+  const soft = execFileSync('prlimit', [...limit, '--output=SOFT', '--noheadings'], {
+    encoding: 'utf8',
+  }).trim()
   t.teardown(() => {
     for (const filler of fillers) filler.close()
+    // Other files run in this process.
+    execFileSync('prlimit', [...limit.slice(0, 2), `--nofile=${soft}:`])
   })
+  execFileSync('prlimit', [...limit.slice(0, 2), `--nofile=${open + 32}:`])
   try {
     for (;;) fillers.push(dup(0))
   } catch (error) {
