@@ -4,8 +4,8 @@
 # Expected: a client that did not send Expect discards a 100 and waits for the final answer, as it does with 102 and
 #   103.
 # Seen: fetch() in Node 20, 22, 24 and 26, and request() of undici 6, 7 and 8, destroy the connection at the 100: "fetch
-#   failed", UND_ERR_SOCKET, "bad response". The server has received the whole request by then, and answers 200 to
-#   nobody. 102 and 103 are passed over. node:http, got, axios, curl, Bun and Deno take the 200 in all cases.
+#   failed", UND_ERR_SOCKET, "bad response". The server has received the whole request by then, and answers 200 to a
+#   closed connection. 102 and 103 are passed over. node:http, got, axios, curl, Bun and Deno take the 200 in all cases.
 # Why it matters: a server that calls writeContinue() for every upload, and proxies that answer 100 early, work with
 #   each client that they were tried with but this one, and the caller cannot know that its request was carried out.
 # Documentation: RFC 9110, section 15.2.1: a client that did not ask for it can discard a 100. The README of undici
