@@ -6,7 +6,8 @@ import { atEnd, kill, program, temporaryFolder } from './scratch.mjs'
 
 /**
  * Resolves once the broker accepts connections. `service`: the configuration of its one service, `web`; `config`: what else the
- * configuration has, or what it has in place of that; `folder`: where an earlier broker ran, to take its place.
+ * configuration has, or what it has in place of that; `folder`: where an earlier broker ran, to take its place; `packages`: the folder
+ * of Baton's packages, which may be older ones.
  */
 export async function startBroker({
   service = {},
@@ -14,6 +15,7 @@ export async function startBroker({
   env = {},
   wrapper = [],
   folder = temporaryFolder(),
+  packages = program('packages'),
 } = {}) {
   const file = join(folder, 'baton.json')
   const configuration = {
@@ -24,7 +26,7 @@ export async function startBroker({
     ...config,
   }
   writeFileSync(file, JSON.stringify(configuration))
-  const child = new SpeakingChild(program('packages/broker/bin/baton.js'), {
+  const child = new SpeakingChild(join(packages, 'broker/bin/baton.js'), {
     args: ['start', '--config', file],
     env,
     wrapper,

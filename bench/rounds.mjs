@@ -26,7 +26,7 @@ export async function interleaved({ peers, rounds, sample, warmUp, leaveOut }) {
     try {
       return await work(peer)
     } catch (error) {
-      if (peer.name.startsWith('Baton')) throw error
+      if (/^Baton(,|$)/.test(peer.name)) throw error
       samples.delete(peer.name)
       leaveOut(peer.name, error.message.split('\n')[0])
       return undefined

@@ -1,17 +1,26 @@
-// node bench/run.mjs [--quick] [--rounds N] [--only MEASURE,...] [--peer NAME]... [--connections N] [--no-write] [--json FILE]
+// node bench/run.mjs [--quick] [--rounds N] [--only MEASURE,...] [--peer NAME]... [--connections N] [--no-write] [--json FILE] [--node LINE]...
 //
-// Baton compared with its peers: every measure in interleaved rounds, as tables with their targets. A full run writes them
-// into docs/explanation/performance.md; a quick or partial run, or one with --no-write, only prints them.
+// Baton compared with its peers: every measure in interleaved rounds, as tables with their targets. A full run writes its targets
+// into docs/explanation/performance.md, and its tables into the page of its release line of Node beside it; a quick or partial run, or one
+// with --no-write, only prints them. With --node, all of it runs on the newest release of that line, which is installed first.
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { onEachLine } from './lines.mjs'
 import { MEASURES } from './measures/index.mjs'
 import { PEERS, startPeers, stopPeers } from './peers/index.mjs'
 import { LeftOut } from './peers/peer.mjs'
 import { machine, versions } from './report/machine.mjs'
-import { measuredPart, writePage } from './report/page.mjs'
-import { endOnSignals, program } from './scratch.mjs'
+import {
+  measurementsPage,
+  NODE_LINE,
+  PERFORMANCE,
+  provenance,
+  tablesPart,
+  targetsPart,
+  writePart,
+} from './report/page.mjs'
+import { endOnSignals } from './scratch.mjs'
 
-const PAGE = program('docs/explanation/performance.md')
 const MIN_ROUNDS = 5
 /** Seconds after which a quick run starts no further measure: it must end within a minute, and the longest takes 12 s. */
 const LAST_BEGIN = 45
@@ -25,8 +34,10 @@ const { values } = parseArgs({
     connections: { type: 'string' },
     'no-write': { type: 'boolean', default: false },
     json: { type: 'string' },
+    node: { type: 'string', multiple: true },
   },
 })
+if (values.node !== undefined) process.exit(onEachLine(values.node, import.meta.url) ? 0 : 1)
 const size = values.quick ? 'quick' : 'full'
 const rounds = wholeNumber('rounds') ?? (values.quick ? 1 : MIN_ROUNDS)
 const count = wholeNumber('connections')
@@ -62,12 +73,15 @@ const told = process.argv
   .slice(2)
   .filter((argument) => !/^--json(=|$)/.test(argument) && argument !== values.json)
 const command = ['node', 'bench/run.mjs', ...told].join(' ')
-const part = measuredPart({ command, rounds, results, leftOut })
-console.log(part)
-if (isWritten) writePage(PAGE, part)
+const origin = provenance({ command, rounds, leftOut })
+console.log(`${origin}\n\n## Targets\n\n${targetsPart(results)}\n\n${tablesPart(results)}`)
+if (isWritten) {
+  writePart(PERFORMANCE, `targets on Node ${NODE_LINE}`, targetsPart(results))
+  writePart(measurementsPage(NODE_LINE), 'measured', `${origin}\n\n${tablesPart(results)}`)
+}
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(raw(), undefined, 2)}\n`)
 console.error(
-  `\n${seconds()} s; ${isWritten ? `wrote ${PAGE}` : 'nothing written: the page needs a full run of at least five rounds'}`,
+  `\n${seconds()} s; ${isWritten ? `wrote ${PERFORMANCE} and ${measurementsPage(NODE_LINE)}` : 'nothing written: the page needs a full run of at least five rounds'}`,
 )
 process.exit()
 

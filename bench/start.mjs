@@ -1,19 +1,21 @@
-// node bench/start.mjs [--rounds 5] [--node LINE]... [--quick]
+// node bench/start.mjs [--rounds 5] [--node LINE]... [--quick] [--no-write]
 //
 // Wall times of commands, starts and reloads, in turns: bare Node, Baton as it is, and as it was before its packages were bundled (left
 // out in a clone without that history). And the private memory of master and worker. `--node` runs it on the newest release of a line of
-// Node, like 24, which is installed first. Only the ratios are of use: the machine may be busy.
-import { spawn, spawnSync } from 'node:child_process'
+// Node, like 24, which is installed first. Only the ratios are of use: the machine may be busy. Five rounds or more are written into
+// docs/explanation/performance.md.
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { installedNode } from '../scripts/node-release.mjs'
 import { buildOld, history, OLD } from '../scripts/old-build.mjs'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
+import { onEachLine } from './lines.mjs'
+import { NODE_LINE, PERFORMANCE, writePart } from './report/page.mjs'
+import { markdownTable } from './report/table.mjs'
 import { rotated } from './rounds.mjs'
 import { atEnd, endOnSignals, freePort, kill, program, temporaryFolder } from './scratch.mjs'
 import { summary } from './statistics.mjs'
@@ -23,10 +25,12 @@ const { values } = parseArgs({
     rounds: { type: 'string' },
     node: { type: 'string', multiple: true },
     quick: { type: 'boolean', default: false },
+    'no-write': { type: 'boolean', default: false },
   },
 })
 const rounds = Number(values.rounds ?? (values.quick ? 1 : 5))
-if (values.node !== undefined) process.exit(onEachLine(values.node) ? 0 : 1)
+const isWritten = !values.quick && !values['no-write'] && rounds >= 5
+if (values.node !== undefined) process.exit(onEachLine(values.node, import.meta.url) ? 0 : 1)
 endOnSignals()
 
 /** An app in plain Node, which knows nothing of Baton. */
@@ -62,17 +66,6 @@ const samples = new Map(peers.map(({ name }) => [name, []]))
 for (let round = 0; round < rounds; round++)
   for (const { name, sample } of rotated(peers, round)) samples.get(name).push(await sample())
 report()
-
-function onEachLine(lines) {
-  return lines
-    .map((line) => {
-      const options = ['--rounds', String(rounds)]
-      return spawnSync(join(installedNode(line).bin, 'node'), [fileURLToPath(import.meta.url), ...options], {
-        stdio: 'inherit',
-      })
-    })
-    .every(({ status }) => status === 0)
-}
 
 /** Milliseconds of a program from its start to its exit. */
 async function runOf(args, options = {}) {
@@ -182,48 +175,56 @@ async function sampleOf(broker) {
 }
 
 function report() {
-  console.log(`Node ${process.version}, ${rounds} rounds; median, least and most\n`)
-  const heads = peers.map(({ name }) => name.padStart(22)).join('')
-  console.log(`${'milliseconds'.padEnd(34)}${heads}   to bare Node: median, least, most`)
-  const bareCommands = samples.get(bare.name).map(({ command }) => command)
+  const bareCommands = valuesOf(bare, 'command')
+  const row = ([what, key, target]) => {
+    const cells = peers.map((peer) => figures(valuesOf(peer, key), 0))
+    const ratios = valuesOf(now, key).map((value, round) => value / bareCommands[round])
+    const { median } = summary(ratios)
+    return [what, ...cells, figures(ratios, 2), `at most ${target}`, median <= target ? 'met' : 'not met']
+  }
+  const more = valuesOf(now, 'answer').map((answer, round) => answer - valuesOf(bare, 'answer')[round])
   const rows = [
-    ['node -e 0', 'command'],
-    ['baton --version', 'version', 1.3],
-    ['baton --help', 'help', 1.3],
-    ['a command that does not exist', 'usage', 1.3],
-    ['baton status', 'status', 2],
-    ['baton start, to accepting', 'start', 4],
-    ['baton reload, 2 backends', 'reload', 5],
+    ['`node -e 0`', figures(bareCommands, 0)],
+    ...[
+      ['`baton --version`', 'version', 1.3],
+      ['`baton --help`', 'help', 1.3],
+      ['a command that does not exist', 'usage', 1.3],
+      ['`baton status`', 'status', 2],
+      ['`baton start`, to the first accept', 'start', 4],
+      ['`baton reload`, 2 backends, to its answer', 'reload', 5],
+    ].map(row),
+    [
+      '`baton run`, to the first answer of an app',
+      ...peers.map((peer) => figures(valuesOf(peer, 'answer'), 0)),
+      `${figures(more, 0)} ms more`,
+      'at most 350 ms more',
+      summary(more).median <= 350 ? 'met' : 'not met',
+    ],
+    ...[
+      ['private memory of the master, MB', 'master', 14],
+      ['private memory of the worker, MB', 'worker', 24],
+    ].map(([what, key, target]) => {
+      const { median } = summary(valuesOf(now, key))
+      const cells = peers.map((peer) => figures(valuesOf(peer, key), 1))
+      return [what, ...cells, '', `at most ${target}`, median <= target ? 'met' : 'not met']
+    }),
   ]
-  for (const [name, key, target] of rows)
-    console.log(`${name.padEnd(34)}${cells(key, 0)}${toBare(key, bareCommands, target)}`)
-  const more = samples.get(now.name).map(({ answer }, round) => answer - samples.get(bare.name)[round].answer)
-  console.log(
-    `${'an app, to its first answer'.padEnd(34)}${cells('answer', 0)}   ${three(more, 0)} ms more; target 350`,
-  )
-  console.log('\nMB of private memory')
-  for (const [name, target] of [
-    ['master', 14],
-    ['worker', 24],
-  ])
-    console.log(`${name.padEnd(34)}${cells(name, 1)}   target ${target}`)
+  const head = ['milliseconds', ...peers.map(({ name }) => name), 'Baton to `node -e 0`', 'target', 'result']
+  const text = `Node ${process.versions.node}, ${rounds} rounds in turns; median (least to most).\n\n${markdownTable(head, rows)}`
+  console.log(text)
+  if (isWritten) writePart(PERFORMANCE, `starts on Node ${NODE_LINE}`, text)
 }
 
-function three(numbers, digits) {
+/** Samples of a peer; none if it has no such figure. */
+function valuesOf({ name }, key) {
+  return samples
+    .get(name)
+    .map((sample) => sample[key])
+    .filter((value) => value !== undefined)
+}
+
+function figures(numbers, digits) {
+  if (numbers.length === 0) return ''
   const { median, least, most } = summary(numbers)
-  return [median, least, most].map((value) => value.toFixed(digits)).join(' ')
-}
-
-function cells(key, digits) {
-  return peers
-    .map(({ name }) => samples.get(name).map((sample) => sample[key]))
-    .map((numbers) => (numbers[0] === undefined ? '' : three(numbers, digits)).padStart(22))
-    .join('')
-}
-
-function toBare(key, bareCommands, target) {
-  const numbers = samples.get(now.name).map((sample) => sample[key])
-  if (numbers[0] === undefined) return ''
-  const ratios = numbers.map((value, round) => value / bareCommands[round])
-  return `   ${three(ratios, 2)}; target ${target}`
+  return `${median.toFixed(digits)} (${least.toFixed(digits)} to ${most.toFixed(digits)})`
 }

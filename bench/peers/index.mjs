@@ -14,6 +14,7 @@ import * as reusePort from './reuse-port.mjs'
 /** @type {Record<string, (options?: import('./peer.mjs').PeerOptions) => Promise<Omit<Peer, 'name'>>>} */
 export const PEERS = {
   Baton: baton.start,
+  [baton.OLD_NAME]: baton.startOld,
   'C floor': floor.start,
   cluster: cluster.start,
   PM2: pm2.start,

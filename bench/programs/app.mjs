@@ -20,7 +20,7 @@ const server = http.createServer((_request, response) => {
 server.keepAliveTimeout = KEEP_ALIVE
 
 if (mode === 'attach') {
-  const { createBackend } = await import('@baton/backend-sdk')
+  const { createBackend } = await import(process.env.SDK ?? '@baton/backend-sdk')
   const backend = createBackend({ logger: false })
   backend.attach(server)
   await backend.ready()

@@ -1,4 +1,5 @@
 /** See `page.mjs`; for its tests. */
-export const BEGIN: string
-export const END: string
-export function withMeasured(page: string, measured: string): string
+export const PERFORMANCE: string
+export function measurementsPage(line: string): string
+export function markers(part: string): [begin: string, end: string]
+export function withPart(page: string, part: string, text: string): string

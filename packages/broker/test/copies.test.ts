@@ -53,7 +53,7 @@ class Stage {
     this.copier = new Copier([theirs[0], new OwnedFd(dup(theirs[1].fd).release())], this.poller, limit)
     this.copier.account(
       { kind: 'service', name: 'web' },
-      (numbers) => numbers.push(this.handedOff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+      (numbers) => [this.handedOff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].forEach((number) => numbers.push(number)),
       () => ({ movedIn: 0, movedOut: 0 }),
     )
     this.copier.account({ kind: 'listener', name: 'web', service: 'web', unix: false }, (numbers) =>

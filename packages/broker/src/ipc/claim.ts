@@ -1,3 +1,4 @@
+import type { History } from '../api/history.ts'
 import type { Shifts } from '../api/shift.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Controls } from './controls.ts'
@@ -24,4 +25,6 @@ export interface Claimed {
   readonly controls?: Controls
   /** The same of shifts: the estate does not change while a worker is being replaced. */
   readonly shifts?: Shifts
+  /** The last 15 minutes. Absent from a worker of an older version. */
+  readonly history?: History
 }

@@ -135,8 +135,7 @@ export function movesSize(layout: readonly Account[]): number {
 
 /** The numbers of the accounts, then how many follow, then those of moves: written together, or they would contradict each other. */
 export function writeNumbers(file: number, numbers: Float64Array): void {
-  const bytes = Buffer.from(numbers.buffer, numbers.byteOffset, numbers.byteLength)
-  writeSync(file, bytes, 0, bytes.length, 0)
+  writeSync(file, numbers, 0, numbers.byteLength, 0)
 }
 
 export function readAccounts(file: number, layout: readonly Account[]): WorkerAccounts {

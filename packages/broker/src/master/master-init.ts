@@ -153,7 +153,7 @@ export function restored(state: MasterState, { log, notifier, given }: MasterOpt
  * to the current one ahead.
  */
 export function inheritedState(
-  { estate, worker }: Inheritance,
+  { estate, worker, history }: Inheritance,
   { file, text }: Settings,
   lock: OwnedFd,
 ): MasterState {
@@ -177,6 +177,7 @@ export function inheritedState(
     ...(estate.controls && { controls: estate.controls }),
     ...(estate.shifts && { shifts: estate.shifts }),
     ...(estate.tickets && { tickets: estate.tickets }),
+    ...(history && { history }),
     askers: [],
     waiting: [],
     startedAt: new Date().toISOString(),

@@ -136,6 +136,8 @@ export interface ReplaceableWorker extends Worker {
   control(service: string, control: Control): void
   /** All that apply now. */
   readonly controls: Controls
+  /** The last 15 minutes of each service. */
+  readonly history: History
   /** These shifts are in force now, and no others. */
   shift(shifts: Shifts): void
   /** These are the keys for TLS session tickets now. */

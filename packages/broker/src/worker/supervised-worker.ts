@@ -533,6 +533,7 @@ export class SupervisedWorker {
           backends,
           controls: worker.controls,
           shifts: this.#shifts,
+          history: worker.history,
         },
         theirs,
       )

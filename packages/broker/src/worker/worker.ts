@@ -511,6 +511,9 @@ export function createWorker(
     get controls() {
       return controls.all
     },
+    get history() {
+      return history.all
+    },
     shift,
     useTickets: (tickets) => registry.useTickets(tickets),
     announce: (change) => events.announce(change),

@@ -1,6 +1,7 @@
 import { connectUnix, NativeError, type OwnedFd, peerCredentials, Poller, send } from '@baton/native-sendmsg'
 import { BrokerError } from '../../errors.ts'
 import { Channel } from '../../ipc/channel.ts'
+import type { History } from '../../api/history.ts'
 import { CLAIM, CLAIM_VERSION, type Claimed } from '../../ipc/claim.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
 import { factsOf } from '../../supervise/proc.ts'
@@ -13,6 +14,7 @@ const TIMEOUT_MS = 5000
 export interface Inheritance {
   readonly estate: Estate
   readonly worker: WorkerState
+  readonly history: History | undefined
 }
 
 /**
@@ -74,7 +76,7 @@ function isAlive(pid: number): boolean {
 }
 
 function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
-  const { version, pid, started, snapshot, backends, controls, shifts } = claimed
+  const { version, pid, started, snapshot, backends, controls, shifts, history } = claimed
   if (version !== CLAIM_VERSION) {
     // Closing its channel leaves it unclaimed.
     for (const fd of fds) fd.close()
@@ -102,5 +104,6 @@ function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
       answers: true,
       foreign: started,
     },
+    history,
   }
 }

@@ -1,7 +1,12 @@
 import { type Account, MAX_NUMBERS, sizeOf } from '../../ipc/copies.ts'
 
-/** Adds what it counts now to the list: one number for a listener, `SERVICE_NUMBERS` for a service. */
-export type AccountSource = (numbers: number[]) => void
+/** Numbers in their order. */
+export interface Numbers {
+  push(number: number): void
+}
+
+/** Adds what it counts now: one number for a listener, `SERVICE_NUMBERS` for a service. */
+export type AccountSource = (numbers: Numbers) => void
 
 /** Of a service or a doorway: connections that came from another process of the broker, and those that went to another worker. */
 export interface Moves {
@@ -13,6 +18,35 @@ export interface Moves {
 const MOVES = 2
 const COUNT = 1
 
+/** As they were pushed last time, and whether any has changed since. In place, because this happens in each round of the event loop. */
+class Changes implements Numbers {
+  #values: Float64Array
+  #next = 0
+  #haveChanged = true
+
+  constructor(size: number) {
+    this.#values = new Float64Array(size)
+  }
+
+  begin(): void {
+    this.#next = 0
+  }
+
+  push(number: number): void {
+    const at = this.#next++
+    if (this.#values[at] === number) return
+    this.#values[at] = number
+    this.#haveChanged = true
+  }
+
+  /** @returns all of them, if one has changed since the last call; borrowed */
+  take(): Float64Array | undefined {
+    if (!this.#haveChanged) return undefined
+    this.#haveChanged = false
+    return this.#values
+  }
+}
+
 /** The counts by which each connection has exactly one outcome (I4, M9), written out whenever one of them has changed. */
 export class Accounts {
   readonly #write: (numbers: Float64Array) => void
@@ -20,8 +54,9 @@ export class Accounts {
   readonly #sources: AccountSource[] = []
   readonly #moves: (() => Moves)[] = []
   #size = COUNT
-  #last: Float64Array = new Float64Array(0)
+  #numbers = new Changes(COUNT)
 
+  /** @param write its argument is only valid during the call */
   constructor(write: (numbers: Float64Array) => void) {
     this.#write = write
   }
@@ -41,25 +76,26 @@ export class Accounts {
     this.#layout.push(account)
     this.#sources.push(source)
     if (moves !== undefined) this.#moves.push(moves)
+    this.begin()
     return true
   }
 
-  /** All of them are to be written to another file. */
+  /** All of them are to be written, though they may be the same: there are more of them, or it is another file. */
   begin(): void {
-    this.#last = new Float64Array(0)
+    this.#numbers = new Changes(this.#size)
   }
 
   write(): void {
-    const numbers: number[] = []
+    const numbers = this.#numbers
+    numbers.begin()
     for (const source of this.#sources) source(numbers)
     numbers.push(MOVES * this.#moves.length)
     for (const moves of this.#moves) {
       const { movedIn, movedOut } = moves()
-      numbers.push(movedIn, movedOut)
+      numbers.push(movedIn)
+      numbers.push(movedOut)
     }
-    if (numbers.length === this.#last.length && numbers.every((each, index) => each === this.#last[index]))
-      return
-    this.#last = Float64Array.from(numbers)
-    this.#write(this.#last)
+    const changed = numbers.take()
+    if (changed !== undefined) this.#write(changed)
   }
 }

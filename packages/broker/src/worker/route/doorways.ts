@@ -6,6 +6,7 @@ import { FIRST_REASONS } from '../../ipc/copies.ts'
 import type { Metrics } from '../../metrics/metrics.ts'
 import { discardClient } from '../connection/close-clients.ts'
 import type { ClientConnection } from '../connection/connection.ts'
+import type { Numbers } from '../copies/accounts.ts'
 import { type ManyWatcher, type Os, systemOs } from '../os.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
 import { BAD_REQUEST, FULL, NOT_FOUND, TOO_MANY_REQUESTS, UNRECOGNIZED_NAME } from './answers.ts'
@@ -195,11 +196,12 @@ export class Doorways {
   }
 
   /** The numbers of one listener by which each of its connections has left, or is still here (`Account`). */
-  account(listener: string, numbers: number[]): void {
-    for (const reason of this.reasonsOf(listener) ?? FIRST_REASONS)
-      numbers.push(this.#counts.get(listener)?.[reason] ?? 0)
+  account(listener: string, numbers: Numbers): void {
+    const counts = this.#counts.get(listener)
+    for (const reason of this.reasonsOf(listener) ?? FIRST_REASONS) numbers.push(counts?.[reason] ?? 0)
     const { in: came, out, movedIn, movedOut } = this.moves(listener)
-    numbers.push(came + movedIn, out + movedOut)
+    numbers.push(came + movedIn)
+    numbers.push(out + movedOut)
   }
 
   moves(listener: string): Readonly<Passages> {

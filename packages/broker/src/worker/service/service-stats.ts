@@ -16,7 +16,10 @@ import {
   type TokenReason,
 } from '../../metrics/labels.ts'
 import type { Metrics } from '../../metrics/metrics.ts'
+import type { Numbers } from '../copies/accounts.ts'
 import { LatencyHistogram } from '../events/latency-histogram.ts'
+
+const TAKEN = HANDBACK_KINDS.map((kind) => `${kind}/taken` as const)
 
 /**
  * Counters of one service since the start; their single owner. Counting is a plain addition, because it happens for each
@@ -106,10 +109,11 @@ export class ServiceStats {
   }
 
   /** Adds the counts by which each connection has exactly one outcome (M9), in the order of `SERVICE_NUMBERS` (`ipc/copies.ts`). */
-  account(numbers: number[], routed: number): void {
+  account(numbers: Numbers, routed: number): void {
     for (const outcome of OUTCOMES) numbers.push(this.outcomes[outcome])
-    for (const kind of HANDBACK_KINDS) numbers.push(this.#handedBack.get(`${kind}/taken`) ?? 0)
-    numbers.push(this.movedIn + routed, this.movedOut + this.rerouted)
+    for (const key of TAKEN) numbers.push(this.#handedBack.get(key) ?? 0)
+    numbers.push(this.movedIn + routed)
+    numbers.push(this.movedOut + this.rerouted)
   }
 
   publish(service: string, metrics: Metrics, relayed: { in: number; out: number }): void {
