@@ -236,6 +236,29 @@ async function baton(t: Test, { configFile }: Broker, ...command: string[]): Pro
   return program
 }
 
+/** Whether a process sleeps: it has nothing more to do. */
+function sleeps(pid: number): boolean {
+  return /^State:\tS/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+}
+
+// The outcome was written down with the next client: until then, the death of the worker made a lost connection of each that it had just handed off.
+void t.test('what was handed off is not lost with the worker', { timeout: LIMIT }, async (t) => {
+  const broker = await startBroker(t)
+  await startBackend(t, broker)
+  await broker.backends(1)
+  const pid = await onlyWorker(t, broker)
+  const before = logged(broker, 'accepting connections')
+  const [client] = await visitors(t, broker, 1)
+  await client?.answer()
+  // No question to the broker, and no other client: both would have the outcome written.
+  const isOver = () => !hasConnection(pid, broker.port(), client?.port ?? 0) && sleeps(pid)
+  await eventually(isOver, 'the worker has read the ACK, and has closed its copy')
+  signal(pid, 'SIGKILL')
+  await eventually(() => logged(broker, 'accepting connections') > before, 'the next worker accepts')
+  t.same(await unaccounted(broker), { unaccounted: 0, lost: 0 })
+  t.equal((await samples(broker)).get('baton_connections_total{service="web",outcome="handed_off"}'), 1)
+})
+
 void t.test('under load', { timeout: LIMIT }, async (t) => {
   const outer = t
   const addresses = {

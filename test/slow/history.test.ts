@@ -46,7 +46,7 @@ void t.test('the history continues over a reload and both deaths', { timeout: LI
   const next = startAgain(t, broker)
   await next.message('took over the worker of a master that was killed')
   await eventually(async () => {
-    const [status, body] = await askAdmin(broker, '/api/v1/status').catch(() => [0, ''])
+    const [status, body] = await askAdmin(broker, '/api/v1/status').catch(() => [0, ''] as const)
     return status === 200 && (JSON.parse(body) as { broker: { pid: number } }).broker.pid !== last
   }, 'its own worker')
   let fourth: number[] = []

@@ -85,12 +85,14 @@ export function createWorker(
   const services = new Map<string, Service>()
   const lingeringClose = new LingeringClose(poller)
   const recorder = config.recorder === 0 ? undefined : new FlightRecorder(config.recorder)
+  const counted = () => given.copier?.accountsChanged()
   const deps = {
     poller,
     lingeringClose,
     metrics,
     logger,
     acknowledged: () => poller.advance(),
+    counted,
     announce: (change: Change) => events.announce(change),
     reroute: (connection: ClientConnection) => {
       const rerouted = doorways.reroute(connection, listeners.routed)
@@ -146,6 +148,7 @@ export function createWorker(
     mayUseCookies: (name) => listeners.mayUseCookies(name),
     cookieOf: (name) => services.get(name)?.shifting.cookie,
     flush,
+    counted,
   })
   const listeners: Listeners = new Listeners({
     service: serviceNamed,

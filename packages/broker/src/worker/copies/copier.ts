@@ -62,6 +62,8 @@ export class Copier {
   #timer: NodeJS.Timeout | undefined
   /** The master is told at the end of this turn. */
   #isTelling = false
+  /** Changed accounts are written at the end of this callback. */
+  #isWriting = false
   /** Copies are made at once from now on. */
   #isLeaving = false
 
@@ -108,9 +110,19 @@ export class Copier {
     if (this.#accounts.add(account, source, moves)) this.#tellAccounts()
   }
 
-  /** To be called after each round of the event loop. */
+  /** To be called after each round of the poller, and before this process ends. */
   writeAccounts(): void {
     this.#accounts.write()
+  }
+
+  /** The counts have changed, maybe outside of a round of the poller: they are written when this callback of the event loop is over. */
+  accountsChanged(): void {
+    if (this.#isWriting) return
+    this.#isWriting = true
+    queueMicrotask(() => {
+      this.#isWriting = false
+      this.#accounts.write()
+    })
   }
 
   /**

@@ -32,6 +32,8 @@ interface DoorwaysDeps {
   readonly cookieOf: (service: string) => string | undefined
   /** All arrivals of this turn have been made. */
   readonly flush: () => void
+  /** A connection has ended here. */
+  readonly counted: () => void
   readonly os?: Os
 }
 
@@ -239,6 +241,7 @@ export class Doorways {
 
   #unrouted(listener: string, connection: ClientConnection, reason: UnroutedReason): void {
     this.#countsOf(listener)[reason] += 1
+    this.#deps.counted()
     this.#log(listener, reason)
     const { lingeringClose } = this.#deps
     const { protocol } = connection.listener

@@ -56,6 +56,8 @@ interface ServiceDeps {
   readonly acknowledged?: () => void
   /** Records every step of every connection. Default: none. */
   readonly recorder?: Recorder
+  /** Counts have changed by which each connection has exactly one outcome. */
+  readonly counted?: () => void
   /** Sends a change to the event streams. */
   readonly announce?: (change: Change) => void
   /** Takes a connection that was parked, and whose next request may be for another service; false if it is not to be routed again. */
@@ -100,6 +102,7 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #logger: Logger
   readonly #recorder: Recorder
   readonly #acknowledged: () => void
+  readonly #counted: () => void
   readonly #reroute: (connection: ClientConnection) => boolean
   readonly #fresh: ClientConnection[] = []
   readonly #idle: (() => void)[] = []
@@ -114,7 +117,8 @@ export class Service implements LinkHost, UpstreamHost {
     this.name = name
     this.config = config
     this.shifting = new Shifting(config, this.serviceStats)
-    const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
+    const { poller, lingeringClose, metrics, logger, os = systemOs } = deps
+    const { acknowledged = () => {}, counted = () => {} } = deps
     const { recorder = noRecorder, listeners = () => [], announce = () => {}, reroute = () => false } = deps
     this.#listeners = () => listeners(name)
     const keeper = deps.keeperOf?.(name)
@@ -134,6 +138,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#rebalancer = new Rebalancer(() => this.#spread(), parked, os)
     this.#recorder = recorder
     this.#acknowledged = acknowledged
+    this.#counted = counted
     this.#reroute = reroute
     this.#os = os
     this.#relays = new Relays(os, () => this.noteIdle())
@@ -488,6 +493,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   taken(connections: readonly ClientConnection[]): void {
+    this.#counted()
     for (const connection of connections) {
       this.serviceStats.handedBack(connection.handedBack as HandBackKind, 1)
       // Rule: RESET_FLAGS (docs/internals/model). The giver may have changed them.
@@ -499,6 +505,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   parked(connections: readonly ParkedClient[], giver: BackendIdentity): void {
+    this.#counted()
     this.serviceStats.handedBack('idle', connections.length)
     this.#recorder.returned('handed_back', connections, this.name, this.#os.now(), giver)
     // Rule: RESET_FLAGS (docs/internals/model). The giver may have changed them.
@@ -613,6 +620,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** Called when a connection is no longer in flight, held, parked or relayed. */
   noteIdle(): void {
+    this.#counted()
     if (this.#whenIdle.length > 0 && this.#waiting === 0) {
       for (const resolve of this.#whenIdle.splice(0)) resolve()
     }
