@@ -4,9 +4,9 @@
 # Expected: after destroy(), which a program calls when it stops, no request leaves the agent: what is in progress and
 #   what is queued for maxSockets ends with an error.
 # Seen: the request in progress gets ECONNRESET. Its connection has closed, so the agent opens another one for the next
-#   request in the queue, and sends all of them, with 200 as if nothing had been asked. A kept connection is open
-#   afterwards, which keeps a drain of the server waiting. It is the same with Node 20 to 26, Bun, Deno, agentkeepalive,
-#   and got and axios with such an agent. destroy() of an Agent of undici fails all of them.
+#   request in the queue, and sends all of them one after another. They get 200, and the agent keeps that connection open.
+#   It is the same with Node 20 to 26, Bun, Deno, agentkeepalive, and got and axios with such an agent. destroy() of an
+#   Agent of undici fails all of them.
 # Why it matters: a service that gives up its work at a deadline still sends orders to a backend, while its successor
 #   sends them again. Abort requests by their own signal, and destroy the agent when there are none.
 # Documentation: the Node manual says that agent.destroy() destroys any sockets that are in use by the agent. It does not

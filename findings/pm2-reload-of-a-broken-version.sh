@@ -4,11 +4,11 @@
 # Expected: with `wait_ready`, a reload waits for process.send('ready') of the new process. If that exits, or is not ready
 #   in time, the old one goes on serving, and the command fails.
 # Seen: if the new process exits with 1 at its start, or never reports, PM2 7.0.4 stops the old one when `listen_timeout`
-#   is over, goes on with the next instance, prints a check mark, and exits with 0. All instances are gone then, and
-#   connections are refused. A good version is reloaded without a failed request.
+#   is over, with each instance, prints check marks, and exits with 0. No instance serves then, and connections are
+#   refused. A good version takes over.
 # Why it matters: one bad release takes a service down, by the command that is meant for releases without downtime, and
-#   the pipeline behind it sees a success. Start the new version once beside it, or reload one instance by its number and
-#   look at its status before the others.
+#   the pipeline behind it sees a success. Start the new version beside the old one first, on another port, and reload
+#   only when it has answered there.
 # Documentation: the page on cluster mode says that a reload that does not manage falls back to a classic restart after a
 #   timeout; the one on graceful starts that `wait_ready` makes PM2 wait before it takes the app for online. Unitech/pm2
 #   issue 3429 asks to keep the old process, and was closed without a change.

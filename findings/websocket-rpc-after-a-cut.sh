@@ -2,7 +2,7 @@
 # After a cut, GraphQL clients over WebSocket carry out a mutation twice, and a call of rpc-websockets never settles.
 #
 # Expected: when the connection of a call that changes something is cut, the caller gets an error, since nothing tells
-#   whether it was carried out. HTTP clients do not repeat such a request, and neither do RPC clients.
+#   whether it was carried out. got, ky, fetch() in Node and RetryAgent of undici do not repeat a POST that was cut.
 # Seen: graphql-ws 6.4.2 and subscriptions-transport-ws 0.11.0 connect again and send the mutation once more, without an
 #   error at the caller: it was carried out twice, and the answer is that of the second. It is the same after a cut
 #   without a close frame, after 1001 (going away) and after 1012 (service restart). The promise of rpc-websockets

@@ -6,7 +6,7 @@
 # Seen: with createWebSocketStream() of ws 8.23.0 it succeeds after a FIN without a close frame, after a reset, and after
 #   1011 (internal error), so half a file looks complete; on the server with an upload as well as on the client. It is the
 #   same in Node, Bun and Deno. websocket-stream 5.5.2 fails after a reset only. WebSocketStream, in undici and Deno, fails
-#   after a FIN and after a reset. None of them fails after a close frame, whatever its code.
+#   after a FIN and after a reset, but not after 1011.
 # Why it matters: a deploy that cuts connections leaves truncated uploads and downloads that pass for whole ones. Read the
 #   code of the 'close' event before you take the data for complete, or send its length.
 # Documentation: RFC 6455, section 7.1.5, keeps 1006 for connections that were closed abnormally. The manual of ws calls
