@@ -107,7 +107,9 @@ function relayPath(pid: number): string {
   )
   for (const line of readFileSync('/proc/net/unix', 'utf8').split('\n')) {
     const [, , , , , , inode, path] = line.trim().split(/\s+/)
-    if (/\/relay[^/]*\.sock$/.test(path ?? '') && inodes.has(inode)) return path as string
+    // Where it was bound: it got its name when it listened.
+    const [, folder = '', name = ''] = /^(.*\/)\.(relay[^/]*)$/.exec(path ?? '') ?? []
+    if (name !== '' && inodes.has(inode)) return `${folder}${name}.sock`
   }
   throw new Error(`${pid} has no relay endpoint`)
 }

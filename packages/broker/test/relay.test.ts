@@ -1,24 +1,26 @@
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import {
   acceptOne,
   listenTcp,
-  listenUnix,
   localAddress,
   OwnedFd,
   poll,
   POLLIN,
+  send,
   socketpair,
 } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
+import { decodeProxyHeader } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../src/worker/connection/connection.ts'
 import { createConnectionId } from '../src/worker/connection/connection-id.ts'
-import { dialBackend, type PendingDial } from '../src/worker/relay/dial.ts'
+import { proxiedOf } from '../src/worker/connection/proxied.ts'
+import { dialBackend, type PendingDial, relayHeader } from '../src/worker/relay/dial.ts'
 import { Relay } from '../src/worker/relay/relay.ts'
-import { removeRelaySocket, sweepRelaySockets } from '../src/worker/relay/relay-sockets.ts'
+import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
 /** A client's connection as the broker accepts it, and the client's end. */
@@ -90,6 +92,109 @@ void t.test('a backend that fails in the middle of its response', { timeout: LIM
   )
   await relay
   t.equal(descriptors(), before - 3, 'both sides are closed, and the client has gone')
+})
+
+/** A relay whose backend does `last` at the moment when the broker writes the `count`th piece of the client's data to it. */
+async function interrupted(t: Test, count: number, last: (backend: OwnedFd) => void) {
+  const { client, connection } = await accepted(t)
+  const [ours, backend] = socketpair('stream')
+  t.teardown(() => backend.close())
+  const upstream = new Socket({ fd: ours.release(), allowHalfOpen: true })
+  const write = upstream.write.bind(upstream) as (...args: unknown[]) => boolean
+  let pieces = 0
+  Object.assign(upstream, {
+    write: (...args: unknown[]) => {
+      pieces += 1
+      if (pieces === count) last(backend)
+      return write(...args)
+    },
+  })
+  const before = descriptors()
+  const relay = new Promise<Relay>((resolve) => new Relay(connection, upstream, resolve))
+  return { client, relay, before, pieces: () => pieces }
+}
+
+/** Everything that the client receives, and the code of the error that ends it, or 'end'. */
+async function received(client: Socket): Promise<{ bytes: Buffer; end: string }> {
+  const chunks: Buffer[] = []
+  client.on('data', (chunk: Buffer) => chunks.push(chunk))
+  const end = await new Promise<string>((resolve) => {
+    client
+      .once('end', () => resolve('end'))
+      .once('error', ({ code }: NodeJS.ErrnoException) => resolve(`${code}`))
+  })
+  return { bytes: Buffer.concat(chunks), end }
+}
+
+void t.test('a backend that answers and closes before it is written to', { timeout: LIMIT }, async (t) => {
+  // The write failed, Node destroyed the socket with the answer unread, and the client got a reset instead: for example when a server
+  // answered 413 in the middle of an upload. Over TCP, without a relay, the answer arrived.
+  await t.test('and has read everything: its whole answer, and its end', async (t) => {
+    const answer = Buffer.alloc(50_000, 'answer ')
+    const { client, relay, before } = await interrupted(t, 1, (backend) => {
+      t.equal(send(backend.fd, answer), answer.length)
+      backend.close()
+    })
+    const outcome = received(client)
+    client.write('more')
+    const { bytes, end } = await outcome
+    t.ok(bytes.equals(answer), `${bytes.length} bytes`)
+    t.equal(end, 'end')
+    t.equal((await relay).bytes.out, answer.length)
+    t.equal(descriptors(), before - 3, 'both sides are closed, and the backend’s')
+  })
+
+  await t.test('and has not read everything: its whole answer', async (t) => {
+    const { client, relay, pieces } = await interrupted(t, 2, (backend) => {
+      send(backend.fd, Buffer.from('answer'))
+      backend.close()
+    })
+    const outcome = received(client)
+    client.write('unread')
+    await eventually(() => pieces() === 1, 'the first piece is forwarded')
+    client.write('more')
+    // A reset follows, which libuv reports as an end if both arrive together (POLLHUP after a short read).
+    t.equal(String((await outcome).bytes), 'answer')
+    await relay
+  })
+
+  await t.test('and said nothing: its end', async (t) => {
+    const { client, relay } = await interrupted(t, 1, (backend) => backend.close())
+    const outcome = received(client)
+    client.write('more')
+    t.same(await outcome, { bytes: Buffer.alloc(0), end: 'end' })
+    await relay
+  })
+})
+
+void t.test('a complete answer that a slow client has not read yet', { timeout: LIMIT }, async (t) => {
+  // The backend had ended and closed, the answer was queued in the broker, and the next write of the client's data failed: a reset cut the
+  // answer.
+  const { client, connection } = await accepted(t)
+  const { upstream, backend } = dialled(t)
+  const relay = new Promise<Relay>((resolve) => new Relay(connection, upstream, resolve))
+  const outcome = received(client)
+  client.pause()
+  // Until the kernel takes no more for the client, so that the last piece is queued in the broker.
+  const piece = Buffer.alloc(16 * 1024, 'answer ')
+  let sent = 0
+  do {
+    sent += piece.length
+    backend.write(piece)
+    while (upstream.bytesRead < sent) await turn()
+  } while (!upstream.isPaused())
+  const ended = once(upstream, 'end')
+  backend.end()
+  await ended
+  const failed = once(upstream, 'error')
+  backend.destroy()
+  client.write('more')
+  await failed
+  client.resume()
+  const { bytes, end } = await outcome
+  t.equal(bytes.length, sent)
+  t.equal(end, 'end')
+  await relay
 })
 
 /** An endpoint like a backend's, owned by this process's user. */
@@ -226,36 +331,30 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
 })
 
 void t.test(
-  'only the backend’s own socket is removed when a backend leaves an endpoint behind',
+  'backends can read the header of a relay, whatever another one has said about the client',
   async (t) => {
-    // The broker removed whatever file next to the control socket a backend had named, including another user's endpoint; a folder
-    // or a name with a NUL was an error that ended the worker, and a folder also ended every later worker.
-    const own = process.getuid?.() ?? -1
-    const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
-    t.teardown(() => rmSync(folder, { recursive: true, force: true }))
-    const abandoned = (name: string) => {
-      listenUnix({ path: join(folder, name) }).close()
-      return join(folder, name)
+    // A backend hands a connection back with the addresses that the broker had read in a PROXY header. If it named two families, the
+    // broker wrote a header that is none: every backend dropped the relay, and the failure counted against it.
+    const { connection } = await accepted(t)
+    t.teardown(() => connection.fd.close())
+    const real = localAddress(connection.fd.fd)
+    const token = Buffer.alloc(16, 7)
+    const known = ['192.0.2.7', '198.51.100.1', '::1', '2001:db8::7', '::ffff:192.0.2.7']
+    for (const address of known) {
+      for (const localAddress of known) {
+        const proxied = proxiedOf({ proxy: { address, port: 40_000, localAddress, localPort: 443 } })
+        const bytes = relayHeader({ ...connection, proxied }, token)
+        const decoded = decodeProxyHeader(bytes)
+        t.equal(decoded?.length, bytes.length, `${address} to ${localAddress}`)
+        t.ok(decoded?.header.token?.equals(token))
+        const { source, destination } = decoded?.header.addresses ?? {}
+        const isOneFamily = address.includes(':') === localAddress.includes(':')
+        t.same(
+          [source, destination],
+          isOneFamily ? [address, localAddress] : [connection.peer.address, real.address],
+        )
+      }
     }
-    const file = join(folder, 'relay-file')
-    writeFileSync(file, 'precious')
-    const subfolder = join(folder, 'relay-folder')
-    mkdirSync(subfolder)
-    const kept = [file, subfolder, abandoned('relay-of-another'), abandoned('control.sock')]
-
-    removeRelaySocket(folder, { path: abandoned('relay-own'), uid: own })
-    removeRelaySocket(folder, { path: join(folder, 'relay-of-another'), uid: own + 1 })
-    for (const name of ['relay-file', 'relay-folder', 'control.sock', 'relay-\0', 'relay-gone'])
-      removeRelaySocket(folder, { path: join(folder, name), uid: own })
-    removeRelaySocket(join(folder, 'elsewhere'), { path: join(folder, 'relay-of-another'), uid: own })
-    const names = () => readdirSync(folder).map((name) => join(folder, name))
-    t.same(names().toSorted(), kept.toSorted())
-
-    const served = listenUnix({ path: join(folder, 'relay-served') })
-    t.teardown(() => served.close())
-    sweepRelaySockets(folder)
-    const swept = [file, subfolder, join(folder, 'control.sock'), join(folder, 'relay-served')]
-    t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets without a listener')
   },
 )
 

@@ -97,6 +97,9 @@ export const FD_CLOEXEC = 1
 export const O_RDWR = 2
 export const O_CREAT = 0o100
 export const O_NONBLOCK = 0o4000
+/** These two have other values on arm64 (`arch/arm64/include/uapi/asm/fcntl.h`). */
+export const O_DIRECTORY = process.arch === 'arm64' ? 0o40000 : 0o200000
+export const O_NOFOLLOW = process.arch === 'arm64' ? 0o100000 : 0o400000
 export const O_CLOEXEC = 0o2000000
 
 export const LOCK_EX = 2

@@ -23,13 +23,14 @@ export function connectUnix(
   const arena = addressArena()
   const length = writeUnixAddress(arena, 'connect', path)
   const socket = createSocket(AF_UNIX, socketType(type) | SOCK_NONBLOCK | SOCK_CLOEXEC)
-  if (options.descriptors === false) refuseDescriptors(socket.fd)
-  if (libc.connect(socket.fd, arena.address + SOCKADDR, length) === -1) {
-    const errno = lastErrno()
+  try {
+    if (options.descriptors === false) refuseDescriptors(socket.fd)
+    if (libc.connect(socket.fd, arena.address + SOCKADDR, length) !== -1) return socket
+    throw new NativeError('connect', lastErrno(), { path, fd: -1 })
+  } catch (error) {
     socket.close()
-    throw new NativeError('connect', errno, { path, fd: -1 })
+    throw error
   }
-  return socket
 }
 
 /**

@@ -45,7 +45,7 @@ export {
 } from './inspect.ts'
 export { supported } from './libc.ts'
 export { listenTcp, listenUnix, type ListenTcpOptions, type ListenUnixOptions } from './listen.ts'
-export { lockFile } from './lock-file.ts'
+export { lockFile, lockFolder } from './lock-file.ts'
 export { createMemoryFile } from './memory-file.ts'
 export { receiveMessage, sendMessage, type IncomingMessage, type OutgoingMessage } from './message.ts'
 export { monotonicTime } from './monotonic-time.ts'

@@ -1,5 +1,5 @@
 import { fstatSync, statSync } from 'node:fs'
-import { LOCK_EX, LOCK_NB, O_CLOEXEC, O_CREAT, O_RDWR } from './abi.ts'
+import { LOCK_EX, LOCK_NB, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_NOFOLLOW, O_RDWR } from './abi.ts'
 import { refuseNul } from './c-string.ts'
 import { type BorrowedFd, OwnedFd } from './descriptors.ts'
 import { EAGAIN, EINTR } from './errno.ts'
@@ -18,8 +18,20 @@ const MODE = 0o600
  * is removed or replaced afterwards, the next caller locks a different file of the same name.
  */
 export function lockFile(path: string): OwnedFd | undefined {
+  return lockOpened(path, O_CREAT | O_RDWR | O_CLOEXEC)
+}
+
+/**
+ * The same for a folder, which must exist (ENOENT) and is not locked through a symbolic link (ENOTDIR). Opening it needs read
+ * permission (EACCES).
+ */
+export function lockFolder(path: string): OwnedFd | undefined {
+  return lockOpened(path, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+}
+
+function lockOpened(path: string, flags: number): OwnedFd | undefined {
   for (;;) {
-    const file = openFile(path)
+    const file = openAt(path, flags)
     if (!lock(file, path)) return undefined
     // Removed or replaced between open(2) and flock(2): locking a file that no other process can find excludes none.
     if (isAt(file.fd, path)) return file
@@ -51,10 +63,10 @@ function lock(file: OwnedFd, path: string): boolean {
   }
 }
 
-function openFile(path: string): OwnedFd {
+function openAt(path: string, flags: number): OwnedFd {
   refuseNul(path, 'the path')
   for (;;) {
-    const fd = libc.open(path, O_CREAT | O_RDWR | O_CLOEXEC, MODE)
+    const fd = libc.open(path, flags, MODE)
     if (fd !== -1) return new OwnedFd(fd)
     const errno = lastErrno()
     if (errno !== EINTR) throw new NativeError('open', errno, { path, fd: -1 })

@@ -1,6 +1,17 @@
 import { type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { fstatSync, lstatSync, readFileSync, readlinkSync, readSync, writeSync } from 'node:fs'
+import {
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  rmdirSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import {
@@ -9,6 +20,7 @@ import {
   isCloseOnExec,
   isNonblocking,
   lockFile,
+  lockFolder,
   type OwnedFd,
 } from '../src/index.ts'
 import {
@@ -121,4 +133,43 @@ void t.test('the error for a lock held elsewhere names the file', async (t) => {
     'BATON_ERR_INVALID_ARGUMENT',
   )
   t.equal(openDescriptors(), before)
+})
+
+void t.test('a folder has one holder of its lock until SIGKILL', { timeout: LIMIT }, async (t) => {
+  const parent = temporaryFolder(t)
+  const path = join(parent, 'folder')
+  mkdirSync(path)
+  const holder = startFixture('lock.mjs', [path, 'folder'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  t.teardown(() => holder.kill('SIGKILL'))
+  t.equal(await said(holder), 'locked')
+  const before = openDescriptors()
+  t.equal(lockFolder(path), undefined)
+  t.equal(openDescriptors(), before)
+  const end = ended(holder)
+  holder.kill('SIGKILL')
+  t.equal((await end).signal, 'SIGKILL')
+  const lock = lockFolder(path) as OwnedFd
+  t.ok(isCloseOnExec(lock.fd))
+  t.equal(lockFolder(path), undefined, 'nor does one process hold it twice')
+  rmdirSync(path)
+  mkdirSync(path)
+  const other = lockFolder(path) as OwnedFd
+  t.ok(other, 'another folder of the same name')
+  other.close()
+  lock.close()
+
+  const link = join(parent, 'link')
+  symlinkSync(path, link)
+  const file = join(parent, 'file')
+  writeFileSync(file, '')
+  for (const [place, code] of [
+    [link, 'ENOTDIR'],
+    [file, 'ENOTDIR'],
+    [join(parent, 'none'), 'ENOENT'],
+  ] as const) {
+    t.match(
+      nativeError(() => lockFolder(place)),
+      { code, syscall: 'open', path: place, fd: -1 },
+    )
+  }
 })

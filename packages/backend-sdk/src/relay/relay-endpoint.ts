@@ -1,11 +1,12 @@
 import { randomBytes } from 'node:crypto'
-import { chmodSync, lstatSync, mkdirSync, mkdtempSync, rmdirSync, rmSync } from 'node:fs'
+import { lstatSync, renameSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
-import { listenUnix } from '@baton/native-sendmsg'
+import { basename, dirname, join, resolve } from 'node:path'
+import { listenUnix, type OwnedFd } from '@baton/native-sendmsg'
 import { BackendError } from '../errors.ts'
 import { decodeProxyHeader, type ProxyAddresses } from '../protocol/proxy-header.ts'
+import { FOLDER_NAME, RelayFolder } from './relay-folder.ts'
 
 /** A relay whose header has been read and whose token has not been checked yet. */
 export interface IncomingRelay {
@@ -30,13 +31,14 @@ const MAX_PATH_BYTES = 107
 /** How often to check that the socket's file still exists: a cleaner of temporary folders may remove it. */
 const CHECK_INTERVAL_MS = 1000
 
-/** Other users may connect to sockets in the folder, but not list or change it. */
-const SHARED_FOLDER = 0o711
-
-const FOLDER_PREFIX = 'baton-relay-'
-
-/** Prefix of the endpoints' names beside the control socket, by which the broker finds and removes those of dead backends. */
+/**
+ * Prefix of the endpoints' names beside the control socket, by which the broker finds and removes those of dead backends. A process
+ * listens at such a name from the moment it appears. Until then the socket has a name with a dot before the prefix.
+ */
 export const RELAY_SOCKET_PREFIX = 'relay-'
+
+const SUFFIX = '.sock'
+const NAME_IN_FOLDER = `relay${SUFFIX}`
 
 /**
  * The Unix socket that the broker dials when it cannot pass a descriptor; one for each registration. It is beside the control
@@ -46,7 +48,7 @@ export const RELAY_SOCKET_PREFIX = 'relay-'
 export class RelayEndpoint {
   readonly path: string
   /** Created for the socket and removed with it; undefined beside the control socket. */
-  readonly #folder: string | undefined
+  readonly #folder: RelayFolder | undefined
   /** Undefined while the socket's file is gone and cannot be created. */
   #server: Server | undefined
   /** Device and inode of the socket's file. */
@@ -68,7 +70,7 @@ export class RelayEndpoint {
    * @throws {BackendError} BATON_ERR_TEMPORARY_FOLDER
    */
   static async open(control: string, shared: boolean, headerTimeout: number): Promise<RelayEndpoint> {
-    const name = `${RELAY_SOCKET_PREFIX}${randomBytes(6).toString('hex')}.sock`
+    const name = `${RELAY_SOCKET_PREFIX}${randomBytes(6).toString('hex')}${SUFFIX}`
     const path = join(dirname(resolve(control)), name)
     if (fits(path)) {
       const beside = new RelayEndpoint(path, undefined, headerTimeout)
@@ -78,7 +80,7 @@ export class RelayEndpoint {
         beside.close()
       }
     }
-    const separate = RelayEndpoint.#inOwnFolder(shared, headerTimeout)
+    const separate = await RelayEndpoint.#inOwnFolder(shared, headerTimeout)
     try {
       return await separate.#listen(shared)
     } catch (error) {
@@ -87,19 +89,17 @@ export class RelayEndpoint {
     }
   }
 
-  static #inOwnFolder(shared: boolean, headerTimeout: number): RelayEndpoint {
-    let folder: string
+  static async #inOwnFolder(shared: boolean, headerTimeout: number): Promise<RelayEndpoint> {
+    const temporary = fits(join(tmpdir(), FOLDER_NAME, NAME_IN_FOLDER)) ? tmpdir() : '/tmp'
     try {
-      const temporary = fits(join(tmpdir(), `${FOLDER_PREFIX}XXXXXX`, 'relay.sock')) ? tmpdir() : '/tmp'
-      folder = mkdtempSync(join(temporary, FOLDER_PREFIX))
+      const folder = await RelayFolder.create(temporary, shared)
+      return new RelayEndpoint(join(folder.path, NAME_IN_FOLDER), folder, headerTimeout)
     } catch (error) {
       throw unusable(error)
     }
-    if (shared) chmodSync(folder, SHARED_FOLDER)
-    return new RelayEndpoint(join(folder, 'relay.sock'), folder, headerTimeout)
   }
 
-  private constructor(path: string, folder: string | undefined, headerTimeout: number) {
+  private constructor(path: string, folder: RelayFolder | undefined, headerTimeout: number) {
     this.path = path
     this.#folder = folder
     this.#headerTimeout = headerTimeout
@@ -114,18 +114,11 @@ export class RelayEndpoint {
     return this
   }
 
-  /** Rejects with the error of bind or listen. */
+  /** Rejects with the error of bind, listen or rename. */
   async #serve(): Promise<void> {
     const server = createServer({ allowHalfOpen: true }, (socket) => this.#accepted(socket))
     this.#server = server
-    // Not Node's listen(path): the socket must refuse descriptors before any process can connect.
-    const fd = listenUnix({
-      path: this.path,
-      mode: this.#shared ? 0o666 : 0o600,
-      backlog: BACKLOG,
-      descriptors: false,
-    })
-    this.#file = identityOf(this.path)
+    const fd = this.#bind()
     await new Promise<void>((done, reject) => {
       server.once('error', reject)
       server.listen({ fd: fd.release() }, () => done())
@@ -135,19 +128,44 @@ export class RelayEndpoint {
     if (this.#closed) this.#remove()
   }
 
-  /** Creates the socket again if its file is gone, at the same path, which the broker knows. Relays that have arrived continue. */
+  /**
+   * Returns the listening socket, whose file is at `path` now. It is bound under another name: between bind(2) and listen(2) it refuses
+   * connections like the socket of a dead process, which a broker that starts removes.
+   */
+  #bind(): OwnedFd {
+    const unready = join(dirname(this.path), `.${basename(this.path, SUFFIX)}`)
+    let fd: OwnedFd | undefined
+    try {
+      // Not Node's listen(path): the socket must refuse descriptors before any process can connect.
+      fd = listenUnix({
+        path: unready,
+        mode: this.#shared ? 0o666 : 0o600,
+        backlog: BACKLOG,
+        descriptors: false,
+      })
+      this.#file = identityOf(unready)
+      renameSync(unready, this.path)
+      return fd
+    } catch (error) {
+      fd?.close()
+      this.#file = undefined
+      rmSync(unready, { force: true })
+      throw error
+    }
+  }
+
+  /**
+   * Creates the socket again if its file is gone, or another file has its place, at the same path, which the broker knows. Relays that have
+   * arrived continue.
+   */
   async #restore(): Promise<void> {
     if (this.#restoring || (this.#file !== undefined && identityOf(this.path) === this.#file)) return
     this.#restoring = true
     this.#file = undefined
     try {
       this.#server?.close()
-      // Node did not create the file, so its close() has not removed what is at the path now.
-      rmSync(this.path, { force: true })
       this.#server = undefined
-      if (this.#folder !== undefined && identityOf(this.#folder) === undefined) {
-        mkdirSync(this.#folder, { mode: this.#shared ? SHARED_FOLDER : 0o700 })
-      }
+      this.#folder?.restore()
       await this.#serve()
     } catch {
       // Tried again at the next check: the broker may be about to restore the folder.
@@ -176,11 +194,11 @@ export class RelayEndpoint {
     try {
       // `force`: the broker may have removed it already.
       if (this.#file !== undefined) rmSync(this.path, { force: true })
-      this.#file = undefined
-      if (this.#folder !== undefined) rmdirSync(this.#folder)
     } catch {
-      // Out of descriptors, or the folder is not empty. A folder left behind is harmless.
+      // The folder belongs to another user by now.
     }
+    this.#file = undefined
+    this.#folder?.remove()
   }
 
   #accepted(socket: Socket): void {

@@ -31,12 +31,16 @@ export function metaOf(proxied: Proxied | undefined): { readonly proxy: ProxyMet
   }
 }
 
-/** The inverse of `metaOf`, for what a backend sends back with a connection; undefined for anything else. */
+/**
+ * The inverse of `metaOf`, for what a backend sends back with a connection; undefined for anything else, such as two families, which no
+ * header of a relay could name.
+ */
 export function proxiedOf(meta: Readonly<Record<string, unknown>> | undefined): Proxied | undefined {
   const proxy: Partial<Record<keyof ProxyMeta, unknown>> = Object(meta?.['proxy'])
   const source = addressOf(proxy.address, proxy.port)
   const destination = addressOf(proxy.localAddress, proxy.localPort)
-  return source === undefined || destination === undefined ? undefined : { source, destination }
+  if (source === undefined || source.family !== destination?.family) return undefined
+  return { source, destination }
 }
 
 function addressOf(address: unknown, port: unknown): SocketAddress | undefined {

@@ -14,11 +14,19 @@ export function removeRelaySocket(runtimeDir: string, { path, uid }: BackendEndp
     removeSocketOf(path, uid)
 }
 
-/** At start-up: removes endpoints that no process serves, left by backends that died when no broker was running. */
+/** Age of a socket that no process listens at yet from which its process is certain to be dead, in milliseconds. */
+const START_TIMEOUT_MS = 60_000
+
+/**
+ * At start-up: removes endpoints that no process serves, left by backends that died when no broker was running. Meanwhile backends
+ * register, and create theirs: under a name with a dot before the prefix, until they listen.
+ */
 export function sweepRelaySockets(runtimeDir: string): void {
   for (const name of readdirSync(runtimeDir)) {
-    if (!name.startsWith(RELAY_SOCKET_PREFIX)) continue
+    const starts = name.startsWith(`.${RELAY_SOCKET_PREFIX}`)
+    if (!starts && !name.startsWith(RELAY_SOCKET_PREFIX)) continue
     const path = join(runtimeDir, name)
+    if (starts && !isOlderThan(path, START_TIMEOUT_MS)) continue
     try {
       connectUnix(path, 'stream', { descriptors: false }).close()
     } catch (error) {
@@ -27,6 +35,12 @@ export function sweepRelaySockets(runtimeDir: string): void {
       if (error.code === 'ECONNREFUSED') removeSocketOf(path)
     }
   }
+}
+
+/** By the clock of the day. False if the file is gone. */
+function isOlderThan(path: string, age: number): boolean {
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  return found !== undefined && Date.now() - found.mtimeMs > age
 }
 
 /** Ignores failures: a leftover socket file is harmless; an exception here is not. */

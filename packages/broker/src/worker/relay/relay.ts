@@ -1,6 +1,17 @@
 import { Socket } from 'node:net'
-import { clearLinger, closeAll, NativeError, type OwnedFd, resetAll } from '@baton/native-sendmsg'
+import {
+  clearLinger,
+  closeAll,
+  localAddress,
+  NativeError,
+  type OwnedFd,
+  receivePlain,
+  resetAll,
+} from '@baton/native-sendmsg'
 import type { ClientConnection } from '../connection/connection.ts'
+
+/** Maximum bytes of one read of what a failed side has left. */
+const READ_SIZE = 64 * 1024
 
 /**
  * Copies bytes between a client and a backend that has acknowledged the relay, or an upstream, because the descriptor could not be
@@ -18,6 +29,8 @@ export class Relay {
   readonly #last: OwnedFd | undefined
   #reset = false
   #ended = false
+  /** A side that has failed, and whose last bytes were passed on nevertheless; the end of the other side is arranged. */
+  #salvaged: Socket | undefined
 
   /** Takes the client's descriptor, from which nothing has been read so far. */
   constructor(connection: ClientConnection, upstream: Socket, onEnd: (relay: Relay) => void) {
@@ -42,17 +55,52 @@ export class Relay {
     this.#upstream.destroy()
   }
 
+  /** Like `from.pipe(to)`: ends `to` at the FIN of `from`, and respects its back-pressure. But see `#salvage`. */
   #join(from: Socket, to: Socket): void {
-    // Ends `to` at the FIN of `from`, and respects its back-pressure.
-    from.pipe(to)
-    // After a failure of one side the other must get a reset: an ordinary end would look like a complete answer.
-    from.on('error', () => this.#abort(to))
+    let failed = false
+    const written = (error?: NodeJS.ErrnoException | null) => {
+      // All writes that are queued fail with it.
+      if (!error || failed) return
+      failed = true
+      this.#salvage(to, from, error)
+    }
+    from.on('data', (chunk: Buffer) => {
+      if (!to.write(chunk, written)) from.pause()
+    })
+    to.on('drain', () => from.resume())
+    from.on('end', () => to.end())
+    from.on('error', () => this.#failed(from, to))
     from.on('close', () => this.#closed(from, to))
+    from.resume()
+  }
+
+  /**
+   * A write to `failed` has failed, and Node is about to destroy it, with input that the kernel still holds. On a Unix socket that is what
+   * the peer sent before it closed: an answer to what it has read so far. Over TCP it would have reached the other side.
+   */
+  #salvage(failed: Socket, other: Socket, { code }: NodeJS.ErrnoException): void {
+    if (failed.destroyed || failed.readableEnded || other.destroyed) return
+    const found = unread(failed)
+    if (found === undefined) return
+    // ECONNRESET: the peer had not read everything when it closed. Over TCP that is a reset, after its last bytes.
+    const reset = code === 'ECONNRESET' || found.reset
+    if (reset && found.rest.length === 0) return
+    this.#salvaged = failed
+    if (reset) return void other.write(found.rest, () => this.#abort(other))
+    if (found.rest.length > 0) other.write(found.rest)
+    finish(other)
+  }
+
+  #failed(from: Socket, to: Socket): void {
+    if (from === this.#salvaged) return
+    if (from.readableEnded) finish(to)
+    // An ordinary end would look like a complete answer.
+    else this.#abort(to)
   }
 
   #closed(from: Socket, to: Socket): void {
     // Data from `from` may still be queued; `to` ends by itself once it is written.
-    if (!from.readableEnded) this.#abort(to)
+    if (!from.readableEnded && from !== this.#salvaged) this.#abort(to)
     if (this.#ended || !this.#client.closed || !this.#upstream.closed) return
     this.#ended = true
     this.#onEnd(this)
@@ -78,6 +126,46 @@ function lastOf(fd: OwnedFd): OwnedFd | undefined {
     clearLinger(fd.fd)
     return undefined
   }
+}
+
+/**
+ * Everything that was read of a Unix socket and not consumed, and that the kernel holds, up to the end. `reset`: it ends with
+ * ECONNRESET. Undefined if its peer may send more, and for TCP, where the end after a failed write says nothing.
+ */
+function unread(socket: Socket): { rest: Buffer; reset: boolean } | undefined {
+  const handle: unknown = Reflect.get(socket, '_handle')
+  const fd: unknown = typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined
+  if (typeof fd !== 'number' || fd < 0) return undefined
+  try {
+    if (localAddress(fd).family !== 'unix') return undefined
+    socket.removeAllListeners('data')
+    const chunks: Buffer[] = []
+    for (let chunk = readBuffered(socket); chunk !== null; chunk = readBuffered(socket)) chunks.push(chunk)
+    try {
+      for (;;) {
+        const chunk = receivePlain(fd, READ_SIZE)
+        if (chunk.length === 0) return { rest: Buffer.concat(chunks), reset: false }
+        chunks.push(chunk)
+      }
+    } catch (error) {
+      if (!(error instanceof NativeError) || error.code !== 'ECONNRESET') throw error
+      return { rest: Buffer.concat(chunks), reset: true }
+    }
+  } catch (error) {
+    if (error instanceof NativeError) return undefined
+    throw error
+  }
+}
+
+function readBuffered(socket: Socket): Buffer | null {
+  return socket.read() as Buffer | null
+}
+
+/** Ends it once everything is written. Until then its own data is read and discarded, because a close with unread data is a reset. */
+function finish(socket: Socket): void {
+  socket.removeAllListeners('data')
+  socket.resume()
+  socket.destroySoon()
 }
 
 /** Returns whether the peer gets a reset. */
