@@ -20,6 +20,7 @@ import { createConnectionId } from '../src/worker/connection/connection-id.ts'
 import { proxiedOf } from '../src/worker/connection/proxied.ts'
 import { dialBackend, type PendingDial, relayHeader } from '../src/worker/relay/dial.ts'
 import { Relay } from '../src/worker/relay/relay.ts'
+import { openUnix } from '../src/worker/relay/unix-socket.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
@@ -50,7 +51,7 @@ async function accepted(t: Test): Promise<{ client: Socket; connection: ClientCo
 /** The broker's socket to a backend, and the backend's end. */
 function dialled(t: Test): { upstream: Socket; backend: Socket } {
   const [ours, theirs] = socketpair('stream')
-  const upstream = new Socket({ fd: ours.release(), allowHalfOpen: true })
+  const upstream = openUnix(ours)
   const backend = new Socket({ fd: theirs.release(), allowHalfOpen: true })
   t.teardown(() => [upstream, backend].forEach((socket) => socket.destroy()))
   return { upstream, backend }
@@ -99,7 +100,7 @@ async function interrupted(t: Test, count: number, last: (backend: OwnedFd) => v
   const { client, connection } = await accepted(t)
   const [ours, backend] = socketpair('stream')
   t.teardown(() => backend.close())
-  const upstream = new Socket({ fd: ours.release(), allowHalfOpen: true })
+  const upstream = openUnix(ours)
   const write = upstream.write.bind(upstream) as (...args: unknown[]) => boolean
   let pieces = 0
   Object.assign(upstream, {

@@ -1,9 +1,10 @@
 import { encodeProxyHeader, type ProxyAddresses } from '@baton/backend-sdk/protocol'
 import { connectUnix, localAddress, NativeError, peerCredentials } from '@baton/native-sendmsg'
-import { connect, Socket, type SocketConstructorOpts } from 'node:net'
+import { connect, Socket } from 'node:net'
 import { constants } from 'node:os'
 import type { ClientConnection } from '../connection/connection.ts'
 import type { Proxied } from '../connection/proxied.ts'
+import { openUnix } from './unix-socket.ts'
 
 /** One attempt to connect to a relay target. */
 export interface PendingDial {
@@ -128,16 +129,7 @@ function connectAs(endpoint: UnixEndpoint): Socket {
       const { uid } = peerCredentials(fd.fd)
       if (uid !== endpoint.uid) throw new UnexpectedPeerError(endpoint, uid)
     }
-    // A socket made from a descriptor starts reading immediately; `manualStart` (lib/net.js, missing in the types) delays that until
-    // it is piped. A paused socket would halve the throughput of the relay.
-    const options: SocketConstructorOpts & { manualStart: boolean } = {
-      fd: fd.fd,
-      allowHalfOpen: true,
-      manualStart: true,
-    }
-    const socket = new Socket(options)
-    fd.release()
-    return socket
+    return openUnix(fd)
   } catch (error) {
     fd.close()
     throw error

@@ -2,13 +2,13 @@ import { Socket } from 'node:net'
 import {
   clearLinger,
   closeAll,
-  localAddress,
   NativeError,
   type OwnedFd,
   receivePlain,
   resetAll,
 } from '@baton/native-sendmsg'
 import type { ClientConnection } from '../connection/connection.ts'
+import { openUnix, unixDescriptorOf } from './unix-socket.ts'
 
 /** Maximum bytes of one read of what a failed side has left. */
 const READ_SIZE = 64 * 1024
@@ -38,7 +38,10 @@ export class Relay {
     this.#onEnd = onEnd
     this.#upstream = upstream
     this.#last = connection.shared === true ? lastOf(connection.fd) : undefined
-    this.#client = new Socket({ fd: connection.fd.release(), allowHalfOpen: true })
+    this.#client =
+      connection.peer.family === 'unix'
+        ? openUnix(connection.fd)
+        : new Socket({ fd: connection.fd.release(), allowHalfOpen: true })
     this.#client.once('close', () => this.#closeLast())
     this.#join(this.#client, upstream)
     this.#join(upstream, this.#client)
@@ -133,11 +136,9 @@ function lastOf(fd: OwnedFd): OwnedFd | undefined {
  * ECONNRESET. Undefined if its peer may send more, and for TCP, where the end after a failed write says nothing.
  */
 function unread(socket: Socket): { rest: Buffer; reset: boolean } | undefined {
-  const handle: unknown = Reflect.get(socket, '_handle')
-  const fd: unknown = typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined
-  if (typeof fd !== 'number' || fd < 0) return undefined
+  const fd = unixDescriptorOf(socket)
+  if (fd === undefined) return undefined
   try {
-    if (localAddress(fd).family !== 'unix') return undefined
     socket.removeAllListeners('data')
     const chunks: Buffer[] = []
     for (let chunk = readBuffered(socket); chunk !== null; chunk = readBuffered(socket)) chunks.push(chunk)
