@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, Broker, startBroker } from './support/broker.ts'
+import { killWorker, masterDescriptors, unaccounted } from './support/deaths.ts'
 import { eventually } from './support/eventually.ts'
 import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
@@ -16,11 +17,6 @@ import { WsTalker } from './support/ws-talker.ts'
 
 // SIGKILL of the worker: what waits in it, held or parked, goes to the next one. SIGKILL of the master: the worker goes on, until another master
 // takes it over.
-
-/** Open descriptors of the master, which has a copy of each connection that waits. */
-function masterDescriptors({ program }: Broker): number {
-  return readdirSync(`/proc/${String(program.child.pid)}/fd`).length
-}
 
 function children({ program }: Broker): number[] {
   const pid = String(program.child.pid)
@@ -45,39 +41,6 @@ function linkOf(path: string): string {
     // It was closed meanwhile.
     return ''
   }
-}
-
-/** Kills the serving worker. Resolves when the next one accepts. */
-async function killWorker(t: Test, broker: Broker): Promise<void> {
-  const pid = await onlyWorker(t, broker)
-  const before = logged(broker, 'accepting connections')
-  signal(pid, 'SIGKILL')
-  await eventually(() => logged(broker, 'accepting connections') > before, 'the next worker accepts')
-}
-
-/** Waits until the counts of all workers so far explain all connections (M9): what was lost is counted when nothing moves any more. */
-async function unaccounted(broker: Broker): Promise<{ unaccounted: number; lost: number }> {
-  let now = await unaccountedNow(broker)
-  const areExplained = async () => (now = await unaccountedNow(broker)).unaccounted === 0
-  await eventually(areExplained, () => `each connection is counted once: ${JSON.stringify(now)}`)
-  return now
-}
-
-async function unaccountedNow(broker: Broker): Promise<{ unaccounted: number; lost: number }> {
-  let sum = 0
-  let lost = 0
-  for (const [series, value] of await samples(broker)) {
-    const [name = ''] = series.split('{')
-    if (name === 'baton_connections_accepted_total') sum += value
-    if (name === 'baton_connections_handed_back_total' && series.includes('"taken"')) sum += value
-    if (
-      ['baton_connections_total', 'baton_connections_held', 'baton_connections_parked'].includes(name) ||
-      name === 'baton_handoffs_in_flight'
-    )
-      sum -= value
-    if (series.includes('outcome="lost"')) lost += value
-  }
-  return { unaccounted: sum, lost }
 }
 
 void t.test('a worker is killed', { timeout: LIMIT }, async (t) => {

@@ -258,9 +258,9 @@ export class WorkerPool {
   }
 
   /** All but the serving one that have counts that are not in `counters` yet. */
-  get #finishingWorkers(): readonly FinishingWorker[] {
+  get #finishingWorkers(): readonly (FinishingWorker | undefined)[] {
     const own = [...this.#workers].filter((worker) => worker !== this.#current && !worker.starting)
-    return [...own.flatMap(({ finishing }) => finishing ?? []), ...this.finishing.state]
+    return [...own.map(({ finishing }) => finishing), ...this.finishing.state]
   }
 
   /**
@@ -617,7 +617,7 @@ export class WorkerPool {
     // Connections that are left to the next start stay as they are, until this process ends.
     const remains = this.#isLeaving ? undefined : worker.takeRemains()
     const last = remains && lastAccounts(remains.accounts, worker.snapshot)
-    this.#counters.losses.ended(worker.hasWrittenNothing(last) ? NOTHING : last?.balance)
+    this.#counters.losses.ended(worker.hasWrittenNothing(remains?.accounts) ? NOTHING : last?.balance)
     if (last !== undefined) this.#counters.keep(last.counts)
     if (remains !== undefined) this.#survivors.add(remains.survivors, remains.release)
     this.#host.ended()
