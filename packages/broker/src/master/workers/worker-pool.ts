@@ -114,7 +114,12 @@ export class WorkerPool {
     this.#store = store
     this.#logger = logger
     this.#started = started
-    this.#survivors = new Survivors(poller, logger, () => this.#settleLosses())
+    this.#survivors = new Survivors(
+      poller,
+      logger,
+      () => this.#settleLosses(),
+      () => this.#current,
+    )
     this.#losses = new LossSettlement(counters)
     this.finishing = new FinishingWorkers(poller, logger, (reported, { counts, balance }) => {
       counters.losses.ended(balance)
@@ -213,7 +218,7 @@ export class WorkerPool {
     survivors: SurvivorsState = [],
   ): void {
     this.#seen = new BackendsSeen(known)
-    this.#survivors.add(Survivors.restore(survivors))
+    this.#survivors.adopt(survivors)
     for (const state of states) {
       const worker = WorkerProcess.adopt(state, this.#parts, this.#workerEvents)
       this.#workers.add(worker)
