@@ -80,7 +80,9 @@ void t.test(
       execFileSync('prlimit', ['--pid', String(broker.program.pid), `--nofile=${count}:`])
     limit(masterDescriptors(broker) + 4)
     const clients = await visitors(t, broker, 20)
-    await broker.program.message('lost the copies of waiting connections: they would not survive the death of their worker')
+    await broker.program.message(
+      'lost the copies of waiting connections: they would not survive the death of their worker',
+    )
     limit(1024)
     await killWorker(t, broker)
     for (const client of clients) t.not(await client.ended, undefined)
@@ -147,7 +149,9 @@ void t.test(
     const statuses = () =>
       broker.program
         .messages()
-        .filter(({ pid, msg, service }) => pid === successor && msg === 'status: service' && service === 'web')
+        .filter(
+          ({ pid, msg, service }) => pid === successor && msg === 'status: service' && service === 'web',
+        )
     await eventually(async () => {
       const before = statuses().length
       broker.program.kill('SIGUSR2')

@@ -397,7 +397,9 @@ void t.test(
       () => {},
       () => carried.worker,
     )
-    program.adopt(carried.survivors.state.map((survivor) => ({ ...survivor, fd: dup(survivor.fd).release() })))
+    program.adopt(
+      carried.survivors.state.map((survivor) => ({ ...survivor, fd: dup(survivor.fd).release() })),
+    )
     await eventually(() => again.got.length === 1, 'the worker of the program before has them')
     await eventually(() => program.receiver === undefined, 'and has said so')
     t.same(program.state, [])

@@ -72,7 +72,11 @@ void t.test('what is open, and what has moved', async (t) => {
   const { counts, balance } = lastAccounts({ layout, numbers, moves }, [
     total('baton_connections_accepted_total', { listener: 'web' }, 62),
     total('baton_connections_total', { service: 'web', outcome: OUTCOMES[0] }, 4),
-    total('baton_connections_handed_back_total', { service: 'web', kind: HANDBACK_KINDS[0], result: 'taken' }, 1),
+    total(
+      'baton_connections_handed_back_total',
+      { service: 'web', kind: HANDBACK_KINDS[0], result: 'taken' },
+      1,
+    ),
   ])
   const ended = outcomes.reduce((sum, each) => sum + each, 0) + 3
   t.same(Object.fromEntries(balance.open), {
@@ -80,7 +84,8 @@ void t.test('what is open, and what has moved', async (t) => {
     'listener edge': 8 - 1 + 2 - 6,
   })
   t.same(Object.fromEntries(balance.moved ?? []), { 'service web': 1, 'listener edge': -3 })
-  const added = (name: string) => counts.find((metric) => metric.name === name)?.values.map(({ value }) => value)
+  const added = (name: string) =>
+    counts.find((metric) => metric.name === name)?.values.map(({ value }) => value)
   t.same(added('baton_connections_accepted_total'), [8], 'the report has the others')
   t.same(added('baton_connections_total'), outcomes.slice(1))
   t.same(added('baton_connections_handed_back_total'), [3, ...handedBack.slice(1)])

@@ -9,7 +9,12 @@ import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
 import { factsOf } from '../../supervise/proc.ts'
 import { type CopyStore, noStore, workerKey } from './copy-store.ts'
-import { accountsIn, type FinishingWorker, type WorkerAccounts, type WrittenAccounts } from '../../ipc/copies.ts'
+import {
+  accountsIn,
+  type FinishingWorker,
+  type WorkerAccounts,
+  type WrittenAccounts,
+} from '../../ipc/copies.ts'
 import type { StartedWorker } from './started-worker.ts'
 import { strayEnd } from './thread-stats.ts'
 import {
