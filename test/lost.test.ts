@@ -184,8 +184,8 @@ void t.test(
 )
 
 /**
- * A broker whose master has been killed. Its worker has got five clients, held for `other`, from one that has died; what that one lost could not be counted,
- * because another worker was finishing, with one client, which is lost as well.
+ * A broker whose worker has got five clients, held for `other`, from one that has died. What that one lost cannot be counted yet, because another worker is
+ * finishing, with one client. `killMaster` kills it after the master: its client is lost.
  */
 async function unsettled(t: Test) {
   const config = { ...two, admin: { listen: `127.0.0.1:${await freePort()}` } }
@@ -208,14 +208,12 @@ async function unsettled(t: Test) {
   signal(await serving(), 'SIGKILL')
   await eventually(() => logged(first, 'accepting connections') === 3, 'another worker accepts')
   await eventually(async () => (await serviceNow(first, 'other')).held === 5, 'they are held again')
-  const worker = await serving()
-  return { first, clients, worker, killMaster }
-
-  async function killMaster() {
+  const killMaster = async () => {
     first.program.kill('SIGKILL')
     await eventually(async () => (await statusNow(first)).broker.master === null, 'the worker has noticed')
     signal(finishing, 'SIGKILL')
   }
+  return { first, clients, worker: await serving(), killMaster }
 }
 
 /** The broker after the start of another master. */
