@@ -1,10 +1,10 @@
-import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, Broker, startBroker } from './support/broker.ts'
-import { killWorker, masterDescriptors, unaccounted } from './support/deaths.ts'
+import { hasConnection, killWorker, masterDescriptors, unaccounted } from './support/deaths.ts'
 import { eventually } from './support/eventually.ts'
 import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
@@ -22,25 +22,6 @@ function children({ program }: Broker): number[] {
   const pid = String(program.child.pid)
   const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
   return text === '' ? [] : text.split(' ').map(Number)
-}
-
-/** Whether the process has the server's end of the connection between these ports of 127.0.0.1. */
-function hasConnection(pid: number, server: number, client: number): boolean {
-  const end = (port: number) => `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`
-  const line = readFileSync('/proc/net/tcp', 'utf8')
-    .split('\n')
-    .find((each) => each.includes(`${end(server)} ${end(client)}`))
-  const inode = line?.trim().split(/\s+/)[9] ?? 'none'
-  return readdirSync(`/proc/${pid}/fd`).some((fd) => linkOf(`/proc/${pid}/fd/${fd}`) === `socket:[${inode}]`)
-}
-
-function linkOf(path: string): string {
-  try {
-    return readlinkSync(path)
-  } catch {
-    // It was closed meanwhile.
-    return ''
-  }
 }
 
 void t.test('a worker is killed', { timeout: LIMIT }, async (t) => {

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { Broker, startBroker } from './support/broker.ts'
-import { killWorker, masterDescriptors, unaccounted } from './support/deaths.ts'
+import { copied, killWorker, masterDescriptors, unaccounted } from './support/deaths.ts'
 import { eventually } from './support/eventually.ts'
 import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
@@ -42,7 +42,6 @@ void t.test(
   { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: two })
-    const idle = masterDescriptors(broker)
     const backend = await startBackend(t, broker, 'http-backend.mjs', { service: 'other' })
     const parked = await visitorsOf(t, broker.port('other'), 2)
     for (const client of parked) t.equal((await client.answer()).status, 200)
@@ -51,7 +50,7 @@ void t.test(
     await broker.backends(0, 'other')
     const held = await visitorsOf(t, broker.port('other'), 3)
     await eventually(async () => (await serviceNow(broker, 'other')).held === 3, 'they are held')
-    await eventually(() => masterDescriptors(broker) >= idle + 5, 'the master has a copy of each')
+    await copied(broker, broker.port('other'), [...parked, ...held])
     const worker = await onlyWorker(t, broker)
     // It answers nothing.
     signal(worker, 'SIGSTOP')
@@ -95,7 +94,7 @@ void t.test(
   'a worker whose copies do not cross an exec is counted as any other',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t, { config: { services: { web: PATIENT } } })
+    const broker = await startBroker(t, { config: { workerTimeout: '5m', services: { web: PATIENT } } })
     const idle = masterDescriptors(broker)
     // More than three quarters of what the master may have open.
     const count = 4 * (idle + 60)
@@ -174,6 +173,7 @@ void t.test(
       return parked + lost === 3
     }
     await eventually(areThree, () => `${parked} have survived, ${lost} are lost`)
+    if (parked === 3) await copied(broker, broker.port(), clients)
     giver.kill('SIGSTOP')
     await visitorsOf(t, broker.port(), 5)
     await eventually(async () => (await serviceNow(broker, 'web')).inFlight === 5, 'they are in flight')
@@ -199,10 +199,9 @@ async function unsettled(t: Test) {
   const session = await openSession(t, first)
   session.send('reload\n')
   await eventually(() => logged(first, 'accepting connections') === 2, 'the next worker accepts')
-  const idle = masterDescriptors(first)
   const clients = await visitorsOf(t, first.port('other'), 5)
   await eventually(async () => (await serviceNow(first, 'other')).held === 5, 'they are held')
-  await eventually(() => masterDescriptors(first) >= idle + 5, 'the master has a copy of each')
+  await copied(first, first.port('other'), clients)
   const serving = async () =>
     (await masterStatus(t, first)).workers.find(({ role }) => role === 'serving')?.pid as number
   signal(await serving(), 'SIGKILL')

@@ -1,6 +1,7 @@
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import type { Test } from 'tap'
 import type { Broker } from './broker.ts'
+import type { Client } from './client.ts'
 import { eventually } from './eventually.ts'
 import { logged, onlyWorker, samples } from './operator.ts'
 import { signal } from './signal.ts'
@@ -10,6 +11,32 @@ import { signal } from './signal.ts'
 /** Open descriptors of the master, which has a copy of each connection that waits. */
 export function masterDescriptors({ program }: Broker): number {
   return readdirSync(`/proc/${String(program.child.pid)}/fd`).length
+}
+
+/** Whether the process has the server's end of the connection between these ports of 127.0.0.1. */
+export function hasConnection(pid: number, server: number, client: number): boolean {
+  const end = (port: number) => `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`
+  const line = readFileSync('/proc/net/tcp', 'utf8')
+    .split('\n')
+    .find((each) => each.includes(`${end(server)} ${end(client)}`))
+  const inode = line?.trim().split(/\s+/)[9] ?? 'none'
+  return readdirSync(`/proc/${pid}/fd`).some((fd) => linkOf(`/proc/${pid}/fd/${fd}`) === `socket:[${inode}]`)
+}
+
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path)
+  } catch {
+    // It was closed meanwhile.
+    return ''
+  }
+}
+
+/** Resolves when the master has a copy of each connection. */
+export async function copied(broker: Broker, port: number, clients: readonly Client[]): Promise<void> {
+  const { pid } = broker.program
+  const areCopied = () => clients.every((client) => hasConnection(pid, port, client.port))
+  await eventually(areCopied, 'the master has a copy of each')
 }
 
 /** Kills the serving worker. Resolves when the next one accepts. */
