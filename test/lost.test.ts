@@ -69,7 +69,7 @@ void t.test(
   },
 )
 
-// What it had written was not read: they were in no count.
+// Its counts were not read: its connections were in no count.
 void t.test(
   'a worker whose copies were lost with the stream is counted as any other',
   { timeout: LIMIT },
@@ -113,7 +113,7 @@ void t.test(
   },
 )
 
-// What it had got was not counted as its own: when it had gone to the worker that stayed, as many others, which were lost, were in no count.
+// The idle connections that it had were not counted as its own: when they had gone to the worker that stayed, as many others, which were lost, were in no count.
 void t.test(
   'a successor that is killed when it has been handed connections back',
   { timeout: LIMIT },

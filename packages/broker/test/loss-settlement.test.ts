@@ -4,7 +4,7 @@ import { Counters } from '../src/master/workers/counters.ts'
 import { LossSettlement } from '../src/master/workers/loss-settlement.ts'
 import type { WorkerProcess } from '../src/master/workers/worker-process.ts'
 
-// What dead workers have lost is counted when the only worker that is left has all that they sent.
+// The losses of dead workers are counted when the only worker that is left has all that they sent.
 
 /** A worker with `movedIn` connections from others; undefined: it has not written that. */
 function worker(movedIn: number | undefined, pairs = true) {

@@ -8,7 +8,7 @@ import { Copier } from '../src/worker/copies/copier.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-// What a worker has counted, as the master reads it when the worker was killed: both ends in this process, real sockets and a real memory file.
+// The counts of a worker, as the master reads it when the worker was killed: both ends in this process, real sockets and a real memory file.
 
 const silent = { error: () => undefined } as never
 

@@ -28,7 +28,7 @@ export interface Claimed {
   readonly shifts?: Shifts
   /** The last 15 minutes. Absent from a worker of an older version. */
   readonly history?: History
-  /** What it has counted, for the time until it has a memory file of the next master's. Absent from workers that write nothing, or of an older version. */
+  /** Its counts, for the time until it has a memory file of the next master's. Absent from workers that write nothing, or of an older version. */
   readonly accounts?: WrittenAccounts | undefined
   /** As in `ready`. */
   readonly succeeds?: boolean
