@@ -18,7 +18,7 @@ import {
   samples,
 } from './support/operator.ts'
 import type { Program } from './support/process.ts'
-import { signal } from './support/signal.ts'
+import { exists, signal } from './support/signal.ts'
 import { visitors } from './support/visit.ts'
 import { serviceNow, statusNow, visitorsOf } from './support/waiting-room.ts'
 import { startAgain } from './support/visitor.ts'
@@ -230,12 +230,14 @@ void t.test(
   'a worker that was taken over says at once what it has from a dead one',
   { timeout: LIMIT },
   async (t) => {
-    const { first, clients, killMaster } = await unsettled(t)
+    const { first, clients, worker, killMaster } = await unsettled(t)
     // Its replacement fails, so that it stays.
     const another = { ...listener('another', first.address()), service: 'web' }
     configure(first, { listeners: [...two.listeners, another] })
     await killMaster()
     const next = startAgain(t, first)
+    // It is of the first master's group, and writes to the output of the second.
+    t.teardown(() => exists(worker) && signal(worker, 'SIGKILL'))
     await next.message('reload failed; the worker continues as before')
     const broker = withMaster(first, next)
     t.same(await unaccounted(broker), { unaccounted: 0, lost: 1 })
