@@ -22,6 +22,7 @@ import { Losses } from '../src/master/workers/losses.ts'
 import { Survivors } from '../src/master/workers/survivors.ts'
 import type { Survivor } from '../src/master/workers/kept-copy.ts'
 import { type Remains, WorkerCopies, type WorkerCopiesState } from '../src/master/workers/worker-copies.ts'
+import type { WorkerProcess } from '../src/master/workers/worker-process.ts'
 import type { MetricSnapshot } from '../src/metrics/snapshot.ts'
 import type { ClientConnection } from '../src/worker/connection/connection.ts'
 import { Copier } from '../src/worker/copies/copier.ts'
@@ -226,7 +227,13 @@ async function succession(t: Test, clients = 2) {
   for (let count = 0; count < clients; count += 1) keeper.keep(await stage.connection())
   await eventually(() => stage.copies.size === clients, 'all are copied')
   const remains = await stage.die()
-  const survivors = new Survivors(stage.poller, silent, () => {})
+  const serving: { worker?: WorkerProcess } = {}
+  const survivors = new Survivors(
+    stage.poller,
+    silent,
+    () => {},
+    () => serving.worker,
+  )
   survivors.add(remains?.survivors ?? [])
   const [ours, theirs] = socketpair('stream')
   const channel = new Channel<never, ToWorker>(ours, stage.poller, { message: () => {}, ended: () => {} })
@@ -235,7 +242,8 @@ async function succession(t: Test, clients = 2) {
     theirs.close()
   })
   const worker = Object.assign(channel, { pid: 1, alive: true, succeeds: true }) as never
-  return { poller: stage.poller, survivors, worker, theirs }
+  serving.worker = worker
+  return { poller: stage.poller, survivors, worker, theirs, serving }
 }
 
 void t.test(
@@ -354,6 +362,48 @@ void t.test(
     await eventually(() => survivors.receiver === undefined, 'it has them')
     t.same([first.got, survivors.state], [[2], []])
     first.die()
+  },
+)
+
+// A worker that had given them up was leaving by then: they waited until it had ended, though another one served. And after an exec, or for a master that
+// could not replace the worker that it had taken over, until the next worker.
+void t.test(
+  'survivors that still wait go to the worker that serves, without another death',
+  { timeout: LIMIT },
+  async (t) => {
+    const { poller, survivors, worker, theirs, serving } = await succession(t)
+    survivors.pass(worker)
+    const leaving = receive(poller, theirs, 0)
+    t.teardown(leaving.die)
+    await eventually(() => leaving.read() === 1, 'it has read them, and takes none')
+    const [ours, end] = socketpair('stream')
+    const channel = new Channel<never, ToWorker>(ours, poller, { message: () => {}, ended: () => {} })
+    t.teardown(() => channel.close())
+    const next = Object.assign(channel, { pid: 2, alive: true, succeeds: true }) as never
+    serving.worker = next
+    leaving.giveUp()
+    const receiver = receive(poller, end, 1)
+    t.teardown(receiver.die)
+    await eventually(() => receiver.got.length === 1, 'the one that serves has them')
+    await eventually(() => survivors.receiver === undefined, 'and has said so')
+    t.same([leaving.got, receiver.got, survivors.state], [[], [2], []])
+
+    const carried = await succession(t)
+    const again = receive(carried.poller, carried.theirs, 1)
+    t.teardown(again.die)
+    const program = new Survivors(
+      carried.poller,
+      silent,
+      () => {},
+      () => carried.worker,
+    )
+    program.adopt(
+      carried.survivors.state.map((survivor) => ({ ...survivor, fd: dup(survivor.fd).release() })),
+    )
+    await eventually(() => again.got.length === 1, 'the worker of the program before has them')
+    await eventually(() => program.receiver === undefined, 'and has said so')
+    t.same(program.state, [])
+    carried.survivors.close()
   },
 )
 
@@ -497,7 +547,12 @@ void t.test('more connections than a call takes arguments', { timeout: LIMIT }, 
   channel.send({ type: 'again' })
   await eventually(() => received.over === count, 'no copy counts any more')
 
-  const survivors = new Survivors(stage.poller, {} as never, () => undefined)
+  const survivors = new Survivors(
+    stage.poller,
+    {} as never,
+    () => undefined,
+    () => undefined,
+  )
   const survivor = { fd, reachable: false, copy: {} } as Survivor
   survivors.add(Array.from({ length: 200_000 }, () => survivor))
   t.equal(survivors.state.length, 200_000)

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { type Balances, type LastBalance, Losses } from '../src/master/workers/losses.ts'
+import { type Balances, type LastBalance, Losses, type LossesState } from '../src/master/workers/losses.ts'
 
 // Connections that move from one worker to another while either is killed: each has exactly one outcome. In kill runs, six were in no count, and six others in two:
 // a worker that was killed between two of its steps had counted one and not the other.
@@ -196,4 +196,52 @@ void t.test('connections of an earlier start are lost, unless a worker has them'
     ['listener edge', 1],
   ])
   t.same([...losses.settle(living)], [['service web', 1]])
+})
+
+void t.test('a service may be removed while what is lost is not known yet', async (t) => {
+  // Three had survived one worker, and were served by the next; the last one does not have the service any more. They were counted as lost.
+  const losses = new Losses()
+  losses.ended({ open: new Map([['service old', 4]]), moved: new Map([['service old', 0]]) })
+  losses.ended({ open: new Map([['service old', 0]]), moved: new Map([['service old', 3]]) })
+  t.same([...losses.settle(new Map([['service web', 0]]))], [['service old', 1]])
+  // A worker of an older version has them, and rejects them without writing that down.
+  losses.ended({ open: new Map([['service old', 0]]), moved: new Map([['service old', -3]]) })
+  t.same([...losses.settle(new Map([['service web', 0]]))], [])
+})
+
+void t.test('moves that are not known stay so over the exec and death of the master', async (t) => {
+  const one: LastBalance = {
+    open: new Map([['service web', 5]]),
+    moved: new Map([['service web', 0]]),
+  }
+  const living: Balances = new Map([['service web', 5]])
+  const cases: Record<string, Losses> = {
+    'of a worker of an older version': (() => {
+      const losses = new Losses()
+      losses.ended({ open: new Map(), moved: undefined })
+      return losses
+    })(),
+    'of a worker that is alive': (() => {
+      const losses = new Losses()
+      t.same([...losses.settle(undefined)], [])
+      return losses
+    })(),
+    'of workers of an older program': new Losses(null),
+  }
+  for (const [name, before] of Object.entries(cases)) {
+    t.equal(before.isBlind, true, name)
+    // As it crosses an exec, and as the worker keeps it.
+    const losses = new Losses(JSON.parse(JSON.stringify(before.state)) as LossesState)
+    losses.ended(one)
+    t.same([...losses.settle(living)], [['service web', 5]], 'it may have nothing of them')
+    t.equal(losses.isBlind, false)
+  }
+})
+
+void t.test('a service that was removed may come again', async (t) => {
+  const losses = new Losses()
+  losses.ended({ open: new Map([['service old', 4]]), moved: new Map([['service old', 3]]) })
+  t.same([...losses.settle(new Map())], [['service old', 1]])
+  losses.ended({ open: new Map([['service old', 2]]), moved: new Map([['service old', 0]]) })
+  t.same([...losses.settle(new Map([['service old', 0]]))], [['service old', 2]])
 })

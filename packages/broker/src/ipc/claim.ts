@@ -2,6 +2,7 @@ import type { History } from '../api/history.ts'
 import type { Shifts } from '../api/shift.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Controls } from './controls.ts'
+import type { WrittenAccounts } from './copies.ts'
 import type { BackendReport } from './messages.ts'
 
 /** Version of what passes between an unclaimed worker and the next master. Raised when another version would misread it. */
@@ -27,4 +28,9 @@ export interface Claimed {
   readonly shifts?: Shifts
   /** The last 15 minutes. Absent from a worker of an older version. */
   readonly history?: History
+  /** Its counts, for the time until it has a memory file of the next master's. Absent from workers that write nothing, or of an older version. */
+  readonly accounts?: WrittenAccounts | undefined
+  /** As in `ready`. */
+  readonly succeeds?: boolean
+  readonly pairs?: boolean
 }

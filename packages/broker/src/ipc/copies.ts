@@ -68,6 +68,12 @@ export interface WorkerAccounts {
   readonly moves: Float64Array | undefined
 }
 
+/** The same as it is in the file: the numbers, how many follow, and those of moves. */
+export interface WrittenAccounts {
+  readonly layout: readonly Account[]
+  readonly content: readonly number[]
+}
+
 /** A worker that is finishing: what another master needs to know what it has counted. */
 export interface FinishingWorker {
   readonly pid: number
@@ -139,9 +145,13 @@ export function writeNumbers(file: number, numbers: Float64Array): void {
 }
 
 export function readAccounts(file: number, layout: readonly Account[]): WorkerAccounts {
+  const size = layoutSize(layout) + 1 + movesSize(layout)
+  return accountsIn(layout, new Float64Array(read(file, 0, size * NUMBER_BYTES)))
+}
+
+export function accountsIn(layout: readonly Account[], all: Float64Array): WorkerAccounts {
   const size = layoutSize(layout)
   const count = movesSize(layout)
-  const all = new Float64Array(read(file, 0, (size + 1 + count) * NUMBER_BYTES))
   const areWritten = count > 0 && all[size] === count
   return {
     layout,

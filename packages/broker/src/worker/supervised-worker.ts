@@ -46,6 +46,9 @@ const HEIR_TIMEOUT_MS = 5000
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
 const COUNT_INTERVAL_MS = 1000
 
+/** Messages that workers of older versions do not know. */
+const ABILITIES = { succeeds: true, pairs: true } as const
+
 type Finish = Pick<Extract<ToWorker, { type: 'finish' }>, 'removed' | 'deadline'>
 
 /** The order that a worker carries out if its master is killed before it can give it, and the socket to the successor, owned. */
@@ -151,7 +154,7 @@ export class SupervisedWorker {
     if (message.type === 'metrics' || message.type === 'reloaded' || message.type === 'answer')
       return this.#questions.answered(message)
     if (message.type === 'count') return void this.#count()
-    if (message.type === 'ping') return this.#channel.send({ type: 'pong', succeeds: true, pairs: true })
+    if (message.type === 'ping') return this.#channel.send({ type: 'pong', ...ABILITIES })
     if (message.type === 'dump') return logStatus(this.#logger, this.#worker)
     this.#orders = this.#orders
       .then(() => {
@@ -246,9 +249,8 @@ export class SupervisedWorker {
   }
 
   #keepCopies(limit: number, ends: readonly [OwnedFd, OwnedFd]): void {
-    if (this.#worker === undefined) this.#copier = new Copier(ends, this.#poller, limit)
-    else if (this.#copier !== undefined) this.#copier.connect(ends, limit)
-    else for (const fd of ends) fd.close()
+    if (this.#copier === undefined) this.#copier = new Copier(ends, this.#poller, limit)
+    else this.#copier.connect(ends, limit)
   }
 
   async #start({
@@ -275,6 +277,8 @@ export class SupervisedWorker {
     this.#config = config
     this.#drainDeadline = longestDrainDeadline(config)
     this.#shifts = shifts
+    // Another master may keep copies: everything that is to be counted and copied is known from the start.
+    this.#copier ??= Copier.alone(this.#poller)
     this.#worker = createWorker(config, this.#logger, {
       sockets,
       admin: this.#admin,
@@ -303,7 +307,7 @@ export class SupervisedWorker {
     }, COUNT_INTERVAL_MS)
     this.#administersLate = administersLate
     if (!administersLate) await this.#worker.loadAdmin()
-    this.#channel.send({ type: 'ready', succeeds: true, pairs: true })
+    this.#channel.send({ type: 'ready', ...ABILITIES })
   }
 
   /** Clients and backends that are there already go first. */
@@ -534,6 +538,8 @@ export class SupervisedWorker {
           controls: worker.controls,
           shifts: this.#shifts,
           history: worker.history,
+          accounts: this.#copier?.written,
+          ...ABILITIES,
         },
         theirs,
       )

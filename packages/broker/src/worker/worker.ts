@@ -26,11 +26,11 @@ import type { BackendLink } from './backend/backend-link.ts'
 import { Registry } from './registry/registry.ts'
 import { Doorways } from './route/doorways.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
-import { systemOs } from './os.ts'
 import { ServiceControls } from './control/service-controls.ts'
 import { monotonic } from './copies/held-client.ts'
 import { noKeeper } from './copies/keeper.ts'
 import { fieldsOf, type Successor } from './service/hand-over.ts'
+import { RemovedServices } from './service/removed-services.ts'
 import { Service } from './service/service.ts'
 import { AgentCheck } from '../listening/agent-check.ts'
 import { openSockets, removeSocket } from '../listening/sockets.ts'
@@ -149,7 +149,14 @@ export function createWorker(
     cookieOf: (name) => services.get(name)?.shifting.cookie,
     flush,
     counted,
+    unknown: (name) =>
+      given.copier?.account(
+        { kind: 'doorway', name },
+        (numbers) => doorways.account(name, numbers),
+        () => doorways.moves(name),
+      ),
   })
+  const removedServices = new RemovedServices({ lingeringClose, metrics, logger, copier: given.copier })
   const listeners: Listeners = new Listeners({
     service: serviceNamed,
     stickyOf: (name) => services.get(name)?.config.sticky,
@@ -187,6 +194,7 @@ export function createWorker(
   }
   const publish = () => {
     for (const service of services.values()) service.publish()
+    removedServices.publish()
     doorways.publish()
     listeners.publish(metrics)
   }
@@ -461,31 +469,16 @@ export function createWorker(
       // All of one message's are alike; see `Doorways.handOver`.
       if (first?.peeked !== undefined) return inheritPeeked(connections)
       const service = services.get(name)
-      if (service !== undefined) return service.inherit(connections)
-      logger.warn(
-        { service: name, clients: connections.length },
-        'service was removed; rejecting its held clients',
-      )
-      for (const connection of connections) {
-        metrics.connections.inc({ service: name, outcome: 'rejected' })
-        metrics.rejections.inc({ service: name, reason: 'shutdown' })
-        // In the middle of a conversation: an answer of the broker would be taken for one of the backend's.
-        if (connection.resume === undefined) lingeringClose.reject(connection)
-        else systemOs.closeClients([connection])
-      }
+      if (service === undefined) removedServices.reject(name, connections)
+      else service.inherit(connections)
     },
     inheritState(name, block, giver) {
       return services.get(name)?.inheritState(block, giver) ?? { block, giver, settled: () => {} }
     },
     inheritParked(name, connections) {
       const service = services.get(name)
-      if (service !== undefined) return service.inheritParked(connections)
-      logger.warn(
-        { service: name, clients: connections.length },
-        'idle connections of a service that is gone are closed',
-      )
-      metrics.connections.inc({ service: name, outcome: 'idle_closed' }, connections.length)
-      systemOs.closeClients(connections.map(({ fd }) => ({ fd, peer: systemOs.peer(fd.fd) })))
+      if (service === undefined) removedServices.closeIdle(name, connections)
+      else service.inheritParked(connections)
     },
     listen(listener, fd, service) {
       if (!services.has(service.name)) {

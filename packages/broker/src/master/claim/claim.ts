@@ -76,7 +76,7 @@ function isAlive(pid: number): boolean {
 }
 
 function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
-  const { version, pid, started, snapshot, backends, controls, shifts, history } = claimed
+  const { version, pid, started, snapshot, backends, controls, shifts, history, accounts } = claimed
   if (version !== CLAIM_VERSION) {
     // Closing its channel leaves it unclaimed.
     for (const fd of fds) fd.close()
@@ -102,6 +102,10 @@ function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
       snapshot,
       backends,
       answers: true,
+      // At once: until its first answer to a ping, it would be taken for one of an older version.
+      succeeds: claimed.succeeds === true,
+      pairs: claimed.pairs === true,
+      accounts,
       foreign: started,
     },
     history,

@@ -60,7 +60,8 @@ const MAX_FDS = 48
 export function estateOf(
   { settings, sockets }: Pick<ActiveConfig, 'settings' | 'sockets'>,
   rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline' | 'controls' | 'shifts' | 'tickets'> & {
-    readonly finishing: readonly FinishingWorker[]
+    /** Undefined for one that writes nothing. */
+    readonly finishing: readonly (FinishingWorker | undefined)[]
   },
 ): EstateMessage | undefined {
   const { state } = sockets
@@ -73,17 +74,26 @@ export function estateOf(
     ...rest.lifeline,
   ]
   if (needed.length > MAX_FDS) return undefined
-  const finishing = needed.length + rest.finishing.length > MAX_FDS ? [] : rest.finishing
+  const fit = needed.length + rest.finishing.length <= MAX_FDS
+  const finishing = fit ? rest.finishing.filter((worker) => worker !== undefined) : []
   const files = finishing.map(({ file }) => file)
   const outputs = [...processesOf(rest.fleet)].flatMap(outputsOf)
   const kept = needed.length + files.length + outputs.length > MAX_FDS ? [] : outputs
   const fds = [...needed, ...files, ...kept.map(({ fd }) => fd)]
+  const counters = finishing.length < rest.finishing.length ? withoutMoves(rest.counters) : rest.counters
+  const kinds = { version: CLAIM_VERSION, text: settings.text, sockets: state }
   return {
-    estate: { version: CLAIM_VERSION, text: settings.text, sockets: state, ...rest, finishing, numbers: fds },
+    estate: { ...kinds, ...rest, counters, finishing, numbers: fds },
     outputs: kept.map(({ fd, ...output }) => ({ ...output, index: fds.indexOf(fd) })),
     sockets: needed.length - rest.lifeline.length,
     fds,
   }
+}
+
+/** The next master does not learn what moved from or to some worker. */
+function withoutMoves(counters: CountersState): CountersState {
+  const { open, moved } = counters.losses ?? { open: {}, moved: {} }
+  return { ...counters, losses: { open, moved, isBlind: true } }
 }
 
 /** Without a message, the worker ends with its master. */

@@ -17,7 +17,9 @@ export class LossSettlement {
   /** Nothing moves, except perhaps to this worker from those that have ended. Settled with its answer, if it has all of it by then. */
   ask(worker: WorkerProcess): void {
     const { areOpen, isBlind } = this.#counters.losses
-    if (this.#asked === worker || (!areOpen && !(isBlind && worker.pairs))) return
+    // Of one that writes nothing, no answer says more.
+    const mayTell = () => worker.pairs && worker.accounts !== undefined
+    if (this.#asked === worker || (!areOpen && !(isBlind && mayTell()))) return
     // It was built before moves were written down.
     if (!worker.pairs) return this.#settle(worker)
     this.#asked = worker

@@ -87,11 +87,7 @@ export class Losses {
     /** Some may have left for a listener that has no routes any more, and have come to a service. */
     let surplus = 0
     for (const key of new Set([...this.#open.keys(), ...this.#moved.keys(), ...(living?.keys() ?? [])])) {
-      const unwritten =
-        this.#isBlind || living === undefined || !living.has(key)
-          ? 0
-          : (this.#moved.get(key) ?? 0) + (living.get(key) ?? 0)
-      const count = (this.#open.get(key) ?? 0) - unwritten
+      const count = (this.#open.get(key) ?? 0) - this.#unwritten(key, living)
       if (count > 0) lost.set(key, count)
       else surplus -= count
     }
@@ -107,6 +103,15 @@ export class Losses {
     for (const [key, moved] of living ?? []) this.#moved.set(key, -moved)
     this.#isBlind = living === undefined
     return lost
+  }
+
+  /** Arrivals beyond departures, over all workers. */
+  #unwritten(key: BalanceKey, living: Balances | undefined): number {
+    if (this.#isBlind || living === undefined) return 0
+    const moved = this.#moved.get(key) ?? 0
+    const arrived = living.get(key)
+    // A worker of an older version does not write down what it rejects because its service was removed.
+    return arrived === undefined ? Math.max(0, moved) : moved + arrived
   }
 }
 

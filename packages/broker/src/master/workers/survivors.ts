@@ -10,7 +10,10 @@ import type { WorkerProcess } from './worker-process.ts'
 /** Maximum clients per message, as between workers. */
 const MAX_CLIENTS = 32
 
-/** After this long, in ms, those that have come back from a worker that lives go to it again: it could not take them, or they could not be sent. */
+/**
+ * After this long, in ms, those that still wait go to the worker that serves: they have come back from one that lives, which could not take them, or no
+ * other worker has followed.
+ */
 const AGAIN_MS = 1000
 
 /** The survivors that cross the master's exec. */
@@ -24,6 +27,7 @@ export class Survivors {
   readonly #poller: Poller
   readonly #logger: Logger
   readonly #onPassed: () => void
+  readonly #serving: () => WorkerProcess | undefined
   #waiting: Survivor[] = []
   /** See `Remains.release`. */
   #releases: (() => void)[] = []
@@ -32,16 +36,26 @@ export class Survivors {
   readonly #reclaiming: (() => void)[] = []
   #again: NodeJS.Timeout | undefined
 
-  /** @param onPassed called when a worker has those that were passed to it, or has ended */
-  constructor(poller: Poller, logger: Logger, onPassed: () => void) {
+  /**
+   * @param onPassed called when a worker has those that were passed to it, or has ended
+   * @param serving the worker that serves, if there is one
+   */
+  constructor(
+    poller: Poller,
+    logger: Logger,
+    onPassed: () => void,
+    serving: () => WorkerProcess | undefined,
+  ) {
     this.#poller = poller
     this.#logger = logger
     this.#onPassed = onPassed
+    this.#serving = serving
   }
 
-  /** Owns the descriptors. */
-  static restore(state: SurvivorsState): Survivor[] {
-    return state.map((survivor) => ({ ...survivor, fd: new OwnedFd(survivor.fd) }))
+  /** Those of the program before. Usually another worker follows, and gets them. Owns the descriptors. */
+  adopt(state: SurvivorsState): void {
+    this.add(state.map((survivor) => ({ ...survivor, fd: new OwnedFd(survivor.fd) })))
+    this.#passLater()
   }
 
   /** Nothing else keeps them any more. */
@@ -133,11 +147,16 @@ export class Survivors {
     this.#passing.delete(transfer)
     for (const again of this.#reclaiming.splice(0)) again()
     this.#onPassed()
+    this.#passLater()
+  }
+
+  /** If none serves by then, they go to the next one as soon as it does. */
+  #passLater(): void {
     if (this.#waiting.length === 0) return
     clearTimeout(this.#again)
-    // One that has died is replaced, and they go to the next one.
     this.#again = setTimeout(() => {
-      if (worker.alive && worker.role !== 'leaving') this.pass(worker)
+      const worker = this.#serving()
+      if (worker?.alive === true) this.pass(worker)
     }, AGAIN_MS)
   }
 

@@ -36,6 +36,8 @@ export interface Remains {
 export interface WorkerCopiesState {
   readonly channel: number
   readonly file: number
+  /** Of the numbers in the file. Absent in the state of an older program. */
+  readonly layout?: readonly Account[]
   /** Absent if the copies are to be sent again: one of the two programs is of an older version. */
   readonly kept?: {
     readonly layout: readonly Account[]
@@ -98,18 +100,16 @@ export class WorkerCopies {
 
   /** After exec. Owns the descriptors. */
   static adopt(
-    { channel, file, kept: saved }: WorkerCopiesState,
+    { channel, file, layout, kept: saved }: WorkerCopiesState,
     poller: Poller,
     logger: Logger,
     ended: () => void,
     kept: KeptAs = NOT_KEPT,
   ): WorkerCopies {
     const copies = new WorkerCopies(new OwnedFd(channel), new OwnedFd(file), poller, logger, ended, kept)
+    copies.#know(layout ?? saved?.layout ?? [])
     if (saved === undefined) copies.#channel.send({ type: 'again' })
-    else {
-      copies.#know(saved.layout)
-      for (const { copy, fd } of saved.copies) copies.#keep(copy, new OwnedFd(fd))
-    }
+    else for (const { copy, fd } of saved.copies) copies.#keep(copy, new OwnedFd(fd))
     return copies
   }
 
@@ -168,8 +168,10 @@ export class WorkerCopies {
   /** Undefined when there is nothing left to adopt. Its descriptors must stay open. */
   stateWith(copies: boolean): WorkerCopiesState | undefined {
     if (!this.open) return undefined
-    const ends = { channel: this.#channel.fd, file: this.#file.fd }
-    return copies ? { ...ends, kept: { layout: this.#layout, copies: this.#saved() } } : ends
+    const layout = this.#layout
+    const state = { channel: this.#channel.fd, file: this.#file.fd, layout }
+    // In both places: an older program reads the second.
+    return copies ? { ...state, kept: { layout, copies: this.#saved() } } : state
   }
 
   #saved() {
@@ -180,10 +182,10 @@ export class WorkerCopies {
   }
 
   /**
-   * The worker has ended: what waited in it, in order, and what it had counted. Undefined if it cannot be known what still waited. Call once; closes
+   * The worker has ended: what waited in it, in order, and what it had counted. If the stream has failed before, nothing survives. Call once; closes
    * everything else.
    */
-  take(): Remains | undefined {
+  take(): Remains {
     const copies = this.#takeAll()
     this.#channel.close()
     const release = () => {
@@ -192,13 +194,9 @@ export class WorkerCopies {
       this.#stored.close()
       this.#file.close()
     }
-    if (!this.#complete) {
-      release()
-      closeCopies(copies.map(([, copy]) => copy))
-      return undefined
-    }
     const marks = readMarks(this.#file.fd)
-    const counts = ([slot, { number }]: readonly [number, KeptCopy]) => marks[slot] === number
+    const counts = ([slot, { number }]: readonly [number, KeptCopy]) =>
+      this.#complete && marks[slot] === number
     const survivors = copies
       .filter(counts)
       .map(([slot, copy]) => copy.survivor(slot))

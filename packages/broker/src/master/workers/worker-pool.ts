@@ -114,7 +114,12 @@ export class WorkerPool {
     this.#store = store
     this.#logger = logger
     this.#started = started
-    this.#survivors = new Survivors(poller, logger, () => this.#settleLosses())
+    this.#survivors = new Survivors(
+      poller,
+      logger,
+      () => this.#settleLosses(),
+      () => this.#current,
+    )
     this.#losses = new LossSettlement(counters)
     this.finishing = new FinishingWorkers(poller, logger, (reported, { counts, balance }) => {
       counters.losses.ended(balance)
@@ -213,7 +218,7 @@ export class WorkerPool {
     survivors: SurvivorsState = [],
   ): void {
     this.#seen = new BackendsSeen(known)
-    this.#survivors.add(Survivors.restore(survivors))
+    this.#survivors.adopt(survivors)
     for (const state of states) {
       const worker = WorkerProcess.adopt(state, this.#parts, this.#workerEvents)
       this.#workers.add(worker)
@@ -258,9 +263,9 @@ export class WorkerPool {
   }
 
   /** All but the serving one that have counts that are not in `counters` yet. */
-  get #finishingWorkers(): readonly FinishingWorker[] {
+  get #finishingWorkers(): readonly (FinishingWorker | undefined)[] {
     const own = [...this.#workers].filter((worker) => worker !== this.#current && !worker.starting)
-    return [...own.flatMap(({ finishing }) => finishing ?? []), ...this.finishing.state]
+    return [...own.map(({ finishing }) => finishing), ...this.finishing.state]
   }
 
   /**
@@ -617,7 +622,7 @@ export class WorkerPool {
     // Connections that are left to the next start stay as they are, until this process ends.
     const remains = this.#isLeaving ? undefined : worker.takeRemains()
     const last = remains && lastAccounts(remains.accounts, worker.snapshot)
-    this.#counters.losses.ended(worker.hasWrittenNothing(last) ? NOTHING : last?.balance)
+    this.#counters.losses.ended(worker.hasWrittenNothing(remains?.accounts) ? NOTHING : last?.balance)
     if (last !== undefined) this.#counters.keep(last.counts)
     if (remains !== undefined) this.#survivors.add(remains.survivors, remains.release)
     this.#host.ended()

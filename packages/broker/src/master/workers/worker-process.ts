@@ -9,8 +9,12 @@ import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
 import { factsOf } from '../../supervise/proc.ts'
 import { type CopyStore, noStore, workerKey } from './copy-store.ts'
-import type { FinishingWorker, WorkerAccounts } from '../../ipc/copies.ts'
-import type { LastAccounts } from './last-accounts.ts'
+import {
+  accountsIn,
+  type FinishingWorker,
+  type WorkerAccounts,
+  type WrittenAccounts,
+} from '../../ipc/copies.ts'
 import type { StartedWorker } from './started-worker.ts'
 import { strayEnd } from './thread-stats.ts'
 import {
@@ -49,6 +53,8 @@ export interface WorkerState {
   readonly pairs?: boolean
   /** Absent if it keeps no copies at the master: it is of an older version. */
   readonly copies?: WorkerCopiesState | undefined
+  /** Of a worker that was taken over: what it had counted before, until its new memory file says more. */
+  readonly accounts?: WrittenAccounts | undefined
   /** Of a worker that another master had started, which was killed: see `AdoptOptions`. */
   readonly foreign?: string | undefined
 }
@@ -106,6 +112,8 @@ export class WorkerProcess {
   readonly #events: WorkerEvents
   #copies: WorkerCopies | undefined
   #foreign: string | undefined
+  /** See `WorkerState.accounts`. */
+  #before: WrittenAccounts | undefined
   #channelEnded = false
   #exit: ProcessExit | undefined
 
@@ -145,6 +153,7 @@ export class WorkerProcess {
     worker.succeeds = state.succeeds === true
     worker.pairs = state.pairs === true
     worker.#foreign = foreign
+    worker.#before = state.accounts
     if (copies !== undefined)
       worker.#copies = WorkerCopies.adopt(copies, poller, logger, () => worker.#settle(), keptAs(pid, store))
     return worker
@@ -206,25 +215,34 @@ export class WorkerProcess {
 
   /** The counts that it has written down; undefined if it writes nothing. */
   get accounts(): WorkerAccounts | undefined {
-    return this.#copies?.written
+    return this.#copies && this.#latest(this.#copies.written)
   }
 
   /**
-   * Whether it has ended without a connection: it writes down what it has before it gets one from another worker, or gives it one. The file of a
-   * worker that was taken over is a new one, and says nothing at first.
+   * Whether it has ended without a connection: it writes down what it has before it gets one from another worker, or gives it one. One that is starting
+   * may have some that backends have handed back.
    *
-   * @param last undefined if nothing is known
+   * @param accounts undefined if nothing is known
    */
-  hasWrittenNothing(last: LastAccounts | undefined): boolean {
+  hasWrittenNothing(accounts: WorkerAccounts | undefined): boolean {
+    if (accounts?.moves !== undefined) return false
     if (this.starting) return true
-    return last !== undefined && last.balance.moved === undefined && this.pairs && !this.isForeign
+    // The layout is not known yet after an exec by a program of an older version.
+    const isRead = accounts !== undefined && accounts.layout.length > 0
+    return isRead && this.pairs && !this.isForeign && accounts.numbers.every((each) => each === 0)
   }
 
   /** Once it has ended, and once only: see `WorkerCopies.take`. */
   takeRemains(): Remains | undefined {
-    const copies = this.#copies
+    const remains = this.#copies?.take()
     this.#copies = undefined
-    return copies?.take()
+    return remains && { ...remains, accounts: this.#latest(remains.accounts) }
+  }
+
+  /** The file of a worker that was taken over is a new one, and says nothing at first. */
+  #latest(written: WorkerAccounts): WorkerAccounts {
+    if (written.moves !== undefined || this.#before === undefined) return written
+    return accountsIn(this.#before.layout, Float64Array.from(this.#before.content))
   }
 
   /** For another master, if this one is killed. Undefined if it writes nothing that another master could read. */
@@ -277,6 +295,7 @@ export class WorkerProcess {
       pairs,
       copies: this.#copies?.stateWith(withCopies),
       foreign: this.#foreign,
+      accounts: this.#before,
     }
   }
 

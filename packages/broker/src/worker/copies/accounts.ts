@@ -1,4 +1,4 @@
-import { type Account, MAX_NUMBERS, sizeOf } from '../../ipc/copies.ts'
+import { type Account, MAX_NUMBERS, sizeOf, type WrittenAccounts } from '../../ipc/copies.ts'
 
 /** Numbers in their order. */
 export interface Numbers {
@@ -20,12 +20,17 @@ const COUNT = 1
 
 /** As they were pushed last time, and whether any has changed since. In place, because this happens in each round of the event loop. */
 class Changes implements Numbers {
-  #values: Float64Array
+  readonly #values: Float64Array
   #next = 0
   #haveChanged = true
 
   constructor(size: number) {
     this.#values = new Float64Array(size)
+  }
+
+  /** Borrowed. */
+  get values(): Float64Array {
+    return this.#values
   }
 
   begin(): void {
@@ -55,6 +60,7 @@ export class Accounts {
   readonly #moves: (() => Moves)[] = []
   #size = COUNT
   #numbers = new Changes(COUNT)
+  #areWritten = false
 
   /** @param write its argument is only valid during the call */
   constructor(write: (numbers: Float64Array) => void) {
@@ -77,7 +83,14 @@ export class Accounts {
     this.#sources.push(source)
     if (moves !== undefined) this.#moves.push(moves)
     this.begin()
+    // Before another process has the layout: by the new one, what was written before would be misread.
+    if (this.#areWritten) this.write()
     return true
+  }
+
+  /** As it was written last. */
+  get written(): WrittenAccounts {
+    return { layout: this.#layout, content: [...this.#numbers.values] }
   }
 
   /** All of them are to be written, though they may be the same: there are more of them, or it is another file. */
@@ -95,6 +108,7 @@ export class Accounts {
       numbers.push(movedIn)
       numbers.push(movedOut)
     }
+    this.#areWritten = true
     const changed = numbers.take()
     if (changed !== undefined) this.#write(changed)
   }

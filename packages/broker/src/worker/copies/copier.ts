@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { OwnedFd, Poller } from '@baton/native-sendmsg'
+import { createMemoryFile, type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import { Channel } from '../../ipc/channel.ts'
 import {
   type Account,
@@ -7,6 +7,7 @@ import {
   type Copy,
   type FromCopier,
   type ToCopier,
+  type WrittenAccounts,
   writeMarks,
   writeNumbers,
 } from '../../ipc/copies.ts'
@@ -67,6 +68,23 @@ export class Copier {
   /** Copies are made at once from now on. */
   #isLeaving = false
 
+  /**
+   * For a master that had no descriptors for the stream and the file: nothing is copied, and counts are written to a file that no other process has, until `connect`.
+   *
+   * @throws {NativeError}
+   */
+  static alone(poller: Poller): Copier {
+    const file = createMemoryFile('baton-worker-copies')
+    try {
+      const [socket, other] = socketpair('stream')
+      other.close()
+      return new Copier([socket, file], poller, 0)
+    } catch (error) {
+      file.close()
+      throw error
+    }
+  }
+
   /** Owns both descriptors. @param limit how many copies the master has room for */
   constructor([socket, file]: readonly [OwnedFd, OwnedFd], poller: Poller, limit: number) {
     this.#poller = poller
@@ -85,7 +103,9 @@ export class Copier {
     this.#file = file
     this.#limit = limit
     this.#channel = this.#connect(socket)
+    // At once: this process may be killed before its next round.
     this.#accounts.begin()
+    this.#accounts.write()
     this.#tellAccounts()
     if (this.#pending.size > 0) this.#arm(DELAY_MS)
   }
@@ -108,6 +128,12 @@ export class Copier {
   /** Counts something more from now on. @param moves of all but listeners */
   account(account: Account, source: AccountSource, moves?: () => Moves): void {
     if (this.#accounts.add(account, source, moves)) this.#tellAccounts()
+  }
+
+  /** As it is in the memory file now. */
+  get written(): WrittenAccounts {
+    this.#accounts.write()
+    return this.#accounts.written
   }
 
   /** To be called after each round of the poller, and before this process ends. */

@@ -34,6 +34,8 @@ interface DoorwaysDeps {
   readonly flush: () => void
   /** A connection has ended here. */
   readonly counted: () => void
+  /** Connections of a listener are counted from now on that has no doorway here. */
+  readonly unknown?: (listener: string) => void
   readonly os?: Os
 }
 
@@ -166,7 +168,13 @@ export class Doorways {
 
   /** A connection of a predecessor's doorway whose listener is gone, or reads no PROXY headers any longer. */
   reject(connection: ClientConnection): void {
-    this.#unrouted(connection.listener.name, connection, 'shutdown')
+    const { name } = connection.listener
+    if (!this.#passages.has(name)) {
+      this.#passages.set(name, noPassages())
+      this.#deps.unknown?.(name)
+    }
+    this.#passage(connection).movedIn += 1
+    this.#unrouted(name, connection, 'shutdown')
   }
 
   /** Resolves when every connection has left. */
