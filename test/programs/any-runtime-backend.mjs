@@ -19,8 +19,8 @@ const backend = createBackend()
 try {
   backend.attach(server)
   await backend.ready()
-  console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))
   process.once('SIGTERM', () => void backend.drain().then(() => process.exit(0)))
+  console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))
 } catch (error) {
   console.log(JSON.stringify({ msg: 'refused', code: error.code, reason: error.message }))
   process.exit(1)

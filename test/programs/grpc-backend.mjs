@@ -47,9 +47,9 @@ backend.attach(
       },
 )
 await backend.ready()
-console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))
 if (process.env.SHUTDOWN === undefined) process.once('SIGTERM', () => void backend.drain())
 else
   process.once('SIGTERM', () =>
     server.tryShutdown((error) => console.log(JSON.stringify({ msg: 'shut down', error }))),
   )
+console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))

@@ -20,5 +20,5 @@ server.on('stream', (stream) => {
 const backend = createBackend()
 backend.attach(server)
 await backend.ready()
-console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))
 process.once('SIGTERM', () => void backend.drain())
+console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))

@@ -51,9 +51,9 @@ const backend = createBackend({ weight: Number(process.env.WEIGHT ?? 1) })
 backend.attach(server)
 backend.on('drain', (reason) => console.log(JSON.stringify({ msg: 'draining', reason })))
 await backend.ready()
-console.log(JSON.stringify({ msg: 'ready', pid: process.pid, id: backend.id, slot: backend.slot }))
 process.once('SIGTERM', () => {
   void backend
     .drain({ deadline: process.env.DRAIN_DEADLINE ?? '30s' })
     .then(() => console.log(JSON.stringify({ msg: 'drained' })))
 })
+console.log(JSON.stringify({ msg: 'ready', pid: process.pid, id: backend.id, slot: backend.slot }))

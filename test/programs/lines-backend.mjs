@@ -34,5 +34,5 @@ backend.attach(server, {
   },
 })
 await backend.ready()
-console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))
 process.once('SIGTERM', () => void backend.drain({ deadline: process.env.DRAIN_DEADLINE ?? '30s' }))
+console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))

@@ -22,10 +22,10 @@ backend.on('disconnected', (error) => say('disconnected', { code: error?.code ??
 backend.attach(server)
 
 server.listen(0, '127.0.0.1', () => say('listening', { port: server.address().port }))
+process.once('SIGTERM', () => void backend.close().then(() => server.close()))
 try {
   await backend.ready(timeout === undefined ? {} : { signal: AbortSignal.timeout(Number(timeout)) })
   say('ready', { id: backend.id, slot: backend.slot })
 } catch (error) {
   say('not ready', { name: error.name, code: error.code, reason: error.reason, text: error.message })
 }
-process.once('SIGTERM', () => void backend.close().then(() => server.close()))

@@ -32,5 +32,5 @@ const servers = {
 const backend = createBackend()
 backend.attach(servers[SERVER]())
 await backend.ready()
-console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))
 process.once('SIGTERM', () => void backend.drain())
+console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))
