@@ -1,12 +1,12 @@
 import { execFileSync } from 'node:child_process'
 import t, { type Test } from 'tap'
-import { startBackend } from './support/backend.ts'
-import { Broker, startBroker } from './support/broker.ts'
-import { copied, killWorker, masterDescriptors, unaccounted } from './support/deaths.ts'
-import { eventually } from './support/eventually.ts'
-import { freePort } from './support/free-port.ts'
-import { LIMIT } from './support/limits.ts'
-import { interceptClaim } from './support/intercepted-claim.ts'
+import { startBackend } from '../support/backend.ts'
+import { Broker, startBroker } from '../support/broker.ts'
+import { copied, killWorker, masterDescriptors, unaccounted } from '../support/deaths.ts'
+import { eventually } from '../support/eventually.ts'
+import { freePort } from '../support/free-port.ts'
+import { LIMIT } from '../support/limits.ts'
+import { interceptClaim } from '../support/intercepted-claim.ts'
 import {
   configure,
   logged,
@@ -16,12 +16,12 @@ import {
   operatorSocket,
   reload,
   samples,
-} from './support/operator.ts'
-import type { Program } from './support/process.ts'
-import { exists, signal } from './support/signal.ts'
-import { visitors } from './support/visit.ts'
-import { serviceNow, statusNow, visitorsOf } from './support/waiting-room.ts'
-import { startAgain } from './support/visitor.ts'
+} from '../support/operator.ts'
+import type { Program } from '../support/process.ts'
+import { exists, signal } from '../support/signal.ts'
+import { visitors } from '../support/visit.ts'
+import { serviceNow, statusNow, visitorsOf } from '../support/waiting-room.ts'
+import { startAgain } from '../support/visitor.ts'
 
 // Connections of workers that were killed: each that was accepted or handed back is counted once, as lost or with its own outcome.
 
