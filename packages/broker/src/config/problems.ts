@@ -17,12 +17,14 @@ const NAMES_IN_PM2: ReadonlyMap<string, string> = new Map(
 )
 
 /** Keys of PM2's ecosystem file that nothing here resembles: a name that is only spelt alike would mislead. */
-const ONLY_IN_PM2: ReadonlySet<string> = new Set([
-  ...['name', 'exec_mode', 'namespace', 'uid', 'gid', 'pid_file', 'instance_var', 'increment_var', 'filter_env'],
-  ...['wait_ready', 'listen_timeout', 'shutdown_with_message', 'autorestart', 'stop_exit_codes', 'treekill'],
-  ...['min_uptime', 'max_restarts', 'restart_delay', 'exp_backoff_restart_delay', 'watch', 'ignore_watch'],
-  ...['source_map_support', 'time', 'vizion', 'post_update'],
-])
+const ONLY_IN_PM2: ReadonlySet<string> = new Set(
+  (
+    'name exec_mode namespace uid gid pid_file instance_var increment_var filter_env ' +
+    'wait_ready listen_timeout shutdown_with_message autorestart stop_exit_codes treekill ' +
+    'min_uptime max_restarts restart_delay exp_backoff_restart_delay watch ignore_watch ' +
+    'source_map_support time vizion post_update'
+  ).split(' '),
+)
 
 /** Converts zod's issues to problems that give the full path and what is expected. */
 export function problemsOf(error: z.ZodError): ConfigProblem[] {
