@@ -75,6 +75,9 @@ void t.test('an invalid command line is exit code 2, with a suggestion', async (
     [[], /^baton: missing command\nTry: baton --help$/],
     [['strat'], /^baton: unknown command "strat" \(did you mean start\?\)\nTry: baton --help$/],
     [['chekc'], /^baton: unknown command "chekc" \(did you mean check\?\)\nTry: baton --help$/],
+    // Of PM2. It is spelt like `start`, which would be refused beside a running broker.
+    [['restart'], /^baton: unknown command "restart" \(did you mean deploy\?\)\n/],
+    [['monit'], /^baton: unknown command "monit" \(did you mean top\?\)\n/],
     [['frobnicate'], /^baton: unknown command "frobnicate"\n/],
     [['--versoin'], /^baton: unknown option "--versoin" \(did you mean --version\?\)/],
     [

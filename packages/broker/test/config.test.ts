@@ -163,6 +163,10 @@ void t.test('every problem is reported, with its path and the valid values', asy
       /^services\.web\.max_memory_restart: unknown key \(its name here is "maxMemory"\); allowed here: balance/,
     ],
     [withService({ script: 'app.js' }), /^services\.web\.script: unknown key \(its name here is "command"\)/],
+    [
+      withService({ restart_delay: 4000 }),
+      /^services\.web\.restart_delay: unknown key \(a key of PM2 that does not exist here\); allowed here: balance/,
+    ],
     [{ ...smallest, script: 'app.js' }, /^script: unknown key; allowed here: /],
     [withService({ holdTimeout: null }), /^services\.web\.holdTimeout: expected milliseconds/],
     [withService({ holdTimeout: '600h' }), /^services\.web\.holdTimeout: must be at most 2147483647 ms$/],

@@ -100,12 +100,22 @@ function isExpected(error: unknown): boolean {
   return errnoOf(error)?.startsWith('BATON_ERR_') === true || Object(error).name === 'NativeError'
 }
 
+/** Commands of PM2, and what takes their place. */
+const NAMES_IN_PM2: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    ls: ['list', 'l', 'ps'],
+    status: ['show', 'describe', 'info', 'ping', 'jlist', 'prettylist'],
+    deploy: ['restart'],
+    top: ['monit'],
+    stop: ['kill'],
+    systemd: ['startup', 'unstartup'],
+  }).flatMap(([ours, theirs]) => theirs.map((name) => [name, ours])),
+)
+
 function unknown(name: string): string {
   const kind = name.startsWith('-') ? 'option' : 'command'
-  const near = nearMiss(
-    name,
-    kind === 'option' ? ['--help', '--version'] : COMMANDS.map((command) => command.name),
-  )
+  const known = kind === 'option' ? ['--help', '--version'] : COMMANDS.map((command) => command.name)
+  const near = NAMES_IN_PM2.get(name) ?? nearMiss(name, known)
   return `unknown ${kind} ${JSON.stringify(name)}${near === undefined ? '' : ` (did you mean ${near}?)`}`
 }
 

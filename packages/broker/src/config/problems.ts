@@ -16,6 +16,16 @@ const NAMES_IN_PM2: ReadonlyMap<string, string> = new Map(
   }).flatMap(([ours, theirs]) => theirs.map((name) => [name, ours])),
 )
 
+/** Keys of PM2's ecosystem file that nothing here resembles: a name that is only spelt alike would mislead. */
+const ONLY_IN_PM2: ReadonlySet<string> = new Set(
+  (
+    'name exec_mode namespace uid gid pid_file instance_var increment_var filter_env ' +
+    'wait_ready listen_timeout shutdown_with_message autorestart stop_exit_codes treekill ' +
+    'min_uptime max_restarts restart_delay exp_backoff_restart_delay watch ignore_watch ' +
+    'source_map_support time vizion post_update'
+  ).split(' '),
+)
+
 /** Converts zod's issues to problems that give the full path and what is expected. */
 export function problemsOf(error: z.ZodError): ConfigProblem[] {
   return error.issues.flatMap((issue) => {
@@ -54,6 +64,7 @@ export function explain(issue: z.core.$ZodRawIssue): string | undefined {
 }
 
 function otherName(key: string, allowed: readonly string[]): string | undefined {
+  if (ONLY_IN_PM2.has(key) && allowed.includes('command')) return ' (a key of PM2 that does not exist here)'
   const ours = NAMES_IN_PM2.get(key)
   return ours === undefined || !allowed.includes(ours) ? undefined : ` (its name here is "${ours}")`
 }
