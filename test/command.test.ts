@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
@@ -38,6 +38,28 @@ void t.test(
     })
   },
 )
+
+// Two folders with the same `admin.listen`: the commands of the one whose broker could not start acted upon the other one's.
+void t.test('a command reaches the broker of its folder, and no other', { timeout: LIMIT }, async (t) => {
+  const admin = { listen: `127.0.0.1:${await freePort()}` }
+  const broker = await startBroker(t, { config: { admin } })
+  const other = configured(t, { ...WORKING, admin })
+  const folder = join(other, '..', 'run')
+  mkdirSync(folder)
+  for (const command of ['status', 'pause']) {
+    const args = command === 'pause' ? ['pause', 'web'] : [command]
+    const { code, out, err } = await batonHere(...args, '--config', other)
+    const message = `baton: another broker listens at admin.listen, that of ${join(broker.folder, 'run')}: give each broker an address of its own (BATON_ERR_ADMIN_OTHER_BROKER)`
+    t.same({ code, out, err }, { code: 1, out: [], err: [message] })
+  }
+  const { services } = await broker.status()
+  t.match(services, [{ paused: null }])
+
+  // Another path to its folder will do.
+  rmdirSync(folder)
+  symlinkSync(join(broker.folder, 'run'), folder)
+  t.match(await batonHere('pause', 'web', '--config', other), { code: 0, err: [] })
+})
 
 /** Holds for every broker that was asked to stop and had until its drainDeadline. */
 async function drainedInOrder(t: Test, broker: Broker): Promise<void> {

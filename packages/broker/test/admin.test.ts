@@ -66,6 +66,7 @@ async function serve(
     new Writable({ write: (line, _encoding, done) => done(void logged.push(String(line))) }),
   )
   const config = {
+    runtimeDir: '/nonexistent',
     admin: { listen: addressOf(listen), token: token === undefined ? null : new Secret(token) },
   }
   const admin = createAdmin({ config, view: fake.view, logger, pressed })
@@ -569,7 +570,7 @@ void t.test('the error for an address in use names the address and the key', asy
   const text = address.kind === 'tcp' ? `${address.host}:${address.port}` : ''
   const { view } = fakeView()
   const second = createAdmin({
-    config: { admin: { listen: address, token: null } },
+    config: { runtimeDir: '/nonexistent', admin: { listen: address, token: null } },
     view,
     logger: pino({ level: 'silent' }),
   })
@@ -596,7 +597,7 @@ void t.test(
     t.equal((await ask({ path: '/api/v1/status', headers: { host: 'anything' } })).status, 200)
 
     const { view } = fakeView()
-    const config = { admin: { listen: address, token: null } }
+    const config = { runtimeDir: '/nonexistent', admin: { listen: address, token: null } }
     const second = createAdmin({ config, view, logger: pino({ level: 'silent' }) })
     await t.rejects(second.listen(), /admin\.listen: unix:.* is in use by another process \(EADDRINUSE\)/)
     await second.close()

@@ -1,5 +1,6 @@
 import type { IncomingMessage, RequestOptions } from 'node:http'
 
+import { BROKER_IDENTITY, identityOfBroker } from '../api/broker-identity.ts'
 import { errnoOf } from '../config/error.ts'
 import { formatAddress, type Address } from '../config/address.ts'
 import type { BrokerPlace } from '../config/file.ts'
@@ -41,12 +42,12 @@ export async function askBroker(
   signal?: AbortSignal,
 ): Promise<unknown> {
   const where = placeOf(config)
-  const { listen, token } = config.admin
+  const { listen } = config.admin
   const payload = body === undefined ? undefined : JSON.stringify(body)
   let answer: { status: number; text: string }
   try {
     answer = await exchange(
-      { ...target(listen, where), method, path, headers: headers(token?.reveal(), payload) },
+      { ...target(listen, where), method, path, headers: headers(config, payload) },
       payload,
       signal,
     )
@@ -72,11 +73,11 @@ export async function openStream(
   signal: AbortSignal,
 ): Promise<IncomingMessage> {
   const where = placeOf(config)
-  const { listen, token } = config.admin
+  const { listen } = config.admin
   const options = {
     ...target(listen, where),
     path,
-    headers: { ...headers(token?.reveal(), undefined), accept: type },
+    headers: { ...headers(config, undefined), accept: type },
   }
   let response: IncomingMessage
   try {
@@ -130,11 +131,14 @@ function target(listen: Address, where: string): RequestOptions {
   return { host: any ?? listen.host, port: listen.port }
 }
 
-function headers(token: string | undefined, payload: string | undefined): Record<string, string> {
+function headers({ admin, runtimeDir }: BrokerPlace, payload: string | undefined): Record<string, string> {
+  const token = admin.token?.reveal()
+  const identity = identityOfBroker(runtimeDir)
   return {
     // A command sends one request, so keeping the connection gains nothing.
     connection: 'close',
     ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+    ...(identity === undefined ? {} : { [BROKER_IDENTITY]: identity }),
     ...(payload === undefined
       ? {}
       : { 'content-type': 'application/json', 'content-length': `${Buffer.byteLength(payload)}` }),

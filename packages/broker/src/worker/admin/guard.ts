@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
+import { BROKER_IDENTITY, identityOfBroker } from '../../api/broker-identity.ts'
 import { isLoopback, type Address } from '../../config/address.ts'
 import type { Secret } from '../../config/secret.ts'
 import { AdminError } from './errors.ts'
@@ -13,6 +14,12 @@ export interface GuardedRequest {
   readonly headers: IncomingHttpHeaders
 }
 
+/** The part of its configuration that decides. */
+export interface GuardedBroker {
+  readonly runtimeDir: string
+  readonly admin: { readonly listen: Address; readonly token: Secret | null }
+}
+
 /** Routes for machines and browsers without a token. They reveal nothing that requires one. */
 const OPEN_ROUTES = new Set<string>(['/healthz', '/readyz', ...PAGE_ROUTES])
 
@@ -23,15 +30,21 @@ const OPEN_ROUTES = new Set<string>(['/healthz', '/readyz', ...PAGE_ROUTES])
  *
  * @returns the refusal, or undefined
  */
-export function guard(
-  admin: { readonly listen: Address; readonly token: Secret | null },
-  request: GuardedRequest,
-): AdminError | undefined {
+export function guard({ admin, runtimeDir }: GuardedBroker, request: GuardedRequest): AdminError | undefined {
   return (
     checkHost(admin.listen, request.headers.host) ??
     checkOrigin(request) ??
-    (admin.token === null ? undefined : checkToken(admin.token, request))
+    (admin.token === null ? undefined : checkToken(admin.token, request)) ??
+    checkBroker(runtimeDir, request.headers[BROKER_IDENTITY])
   )
+}
+
+/** A command that was typed in the folder of another broker would pause this one. */
+function checkBroker(runtimeDir: string, meant: string | string[] | undefined): AdminError | undefined {
+  const own = meant === undefined ? undefined : identityOfBroker(runtimeDir)
+  if (own === undefined || own === meant) return undefined
+  const message = `another broker listens at admin.listen, that of ${runtimeDir}: give each broker an address of its own`
+  return new AdminError('BATON_ERR_ADMIN_OTHER_BROKER', message)
 }
 
 function checkHost(listen: Address, host: string | undefined): AdminError | undefined {

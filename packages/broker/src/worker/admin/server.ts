@@ -50,7 +50,7 @@ const FULL_LOG_INTERVAL_MS = 60_000
 const CLOSE_GRACE_MS = 1000
 
 export interface AdminOptions {
-  readonly config: Pick<Config, 'admin'>
+  readonly config: Pick<Config, 'admin' | 'runtimeDir'>
   readonly view: WorkerView
   readonly logger: Logger
   /** A socket that is already listening. Owned by the server. */
@@ -130,10 +130,7 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
   acceptJsonOnly(app)
   app.addHook('onRequest', (request, _reply, done) => {
     const route = request.routeOptions.url
-    done(
-      checkRequest(request) ??
-        guard(config.admin, { method: request.method, route, headers: request.headers }),
-    )
+    done(checkRequest(request) ?? guard(config, { method: request.method, route, headers: request.headers }))
   })
   app.addHook('onSend', (_request, reply, _payload, done) => {
     // On a kept connection a client would keep polling a worker that is leaving.
