@@ -4,6 +4,7 @@ import { connect, Socket } from 'node:net'
 import { constants } from 'node:os'
 import type { ClientConnection } from '../connection/connection.ts'
 import type { Proxied } from '../connection/proxied.ts'
+import { withReader } from './reader.ts'
 import { openUnix } from './unix-socket.ts'
 
 /** One attempt to connect to a relay target. */
@@ -38,7 +39,7 @@ interface UnixEndpoint {
 /** Dials an upstream. `failed` is called at most once, and never after `cancel` or `detach`. */
 export function dial(target: { path: string } | { host: string; port: number }, host: DialHost): PendingDial {
   if ('path' in target) return dialUnix(target, host)
-  const socket = connect({ ...target, allowHalfOpen: true })
+  const socket = withReader((onread) => connect({ ...target, allowHalfOpen: true, onread }))
   socket.pause()
   const attempt = new Attempt(socket, host)
   socket.once('connect', () => attempt.connected())

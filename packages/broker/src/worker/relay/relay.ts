@@ -1,4 +1,4 @@
-import { Socket } from 'node:net'
+import { Socket, type SocketConstructorOpts } from 'node:net'
 import {
   clearLinger,
   closeAll,
@@ -8,6 +8,7 @@ import {
   resetAll,
 } from '@baton/native-sendmsg'
 import type { ClientConnection } from '../connection/connection.ts'
+import { goOn, receiveBy, withReader } from './reader.ts'
 import { openUnix, unixDescriptorOf } from './unix-socket.ts'
 
 /** Maximum bytes of one read of what a failed side has left. */
@@ -38,10 +39,7 @@ export class Relay {
     this.#onEnd = onEnd
     this.#upstream = upstream
     this.#last = connection.shared === true ? lastOf(connection.fd) : undefined
-    this.#client =
-      connection.peer.family === 'unix'
-        ? openUnix(connection.fd)
-        : new Socket({ fd: connection.fd.release(), allowHalfOpen: true })
+    this.#client = connection.peer.family === 'unix' ? openUnix(connection.fd) : openTcp(connection.fd)
     this.#client.once('close', () => this.#closeLast())
     this.#join(this.#client, upstream)
     this.#join(upstream, this.#client)
@@ -63,14 +61,17 @@ export class Relay {
     let failed = false
     const written = (error?: NodeJS.ErrnoException | null) => {
       // All writes that are queued fail with it.
-      if (!error || failed) return
-      failed = true
-      this.#salvage(to, from, error)
+      if (error && !failed) {
+        failed = true
+        this.#salvage(to, from, error)
+      }
+      if (error || to.writableLength === 0) goOn(from)
     }
-    from.on('data', (chunk: Buffer) => {
-      if (!to.write(chunk, written)) from.pause()
+    receiveBy(from, (bytes) => {
+      to.write(bytes, written)
+      // Almost always: the kernel has all of it.
+      return to.writableLength === 0
     })
-    to.on('drain', () => from.resume())
     from.on('end', () => to.end())
     from.on('error', () => this.#failed(from, to))
     from.on('close', () => this.#closed(from, to))
@@ -131,17 +132,24 @@ function lastOf(fd: OwnedFd): OwnedFd | undefined {
   }
 }
 
+function openTcp(fd: OwnedFd): Socket {
+  return withReader((onread) => {
+    const options = { fd: fd.fd, allowHalfOpen: true, onread }
+    const socket = new Socket(options as SocketConstructorOpts)
+    fd.release()
+    return socket
+  })
+}
+
 /**
- * Everything that was read of a Unix socket and not consumed, and that the kernel holds, up to the end. `reset`: it ends with
+ * Everything that the kernel holds of a Unix socket, up to the end. `reset`: it ends with
  * ECONNRESET. Undefined if its peer may send more, and for TCP, where the end after a failed write says nothing.
  */
 function unread(socket: Socket): { rest: Buffer; reset: boolean } | undefined {
   const fd = unixDescriptorOf(socket)
   if (fd === undefined) return undefined
   try {
-    socket.removeAllListeners('data')
     const chunks: Buffer[] = []
-    for (let chunk = readBuffered(socket); chunk !== null; chunk = readBuffered(socket)) chunks.push(chunk)
     try {
       for (;;) {
         const chunk = receivePlain(fd, READ_SIZE)
@@ -158,13 +166,9 @@ function unread(socket: Socket): { rest: Buffer; reset: boolean } | undefined {
   }
 }
 
-function readBuffered(socket: Socket): Buffer | null {
-  return socket.read() as Buffer | null
-}
-
 /** Ends it once everything is written. Until then its own data is read and discarded, because a close with unread data is a reset. */
 function finish(socket: Socket): void {
-  socket.removeAllListeners('data')
+  receiveBy(socket, () => true)
   socket.resume()
   socket.destroySoon()
 }

@@ -1,10 +1,11 @@
 import { Socket, type SocketConstructorOpts } from 'node:net'
 import type { BorrowedFd, OwnedFd } from '@baton/native-sendmsg'
+import { withReader } from './reader.ts'
 
 const descriptors = new WeakMap<Socket, BorrowedFd>()
 
 /**
- * The socket of a connected Unix socket. It reads nothing until it is resumed or piped.
+ * The socket of a connected Unix socket. It reads nothing until it is resumed.
  *
  * @param fd owned by the socket from now on
  * @throws {Error} from libuv; the caller then still owns `fd`
@@ -17,7 +18,7 @@ export function openUnix(fd: OwnedFd): Socket {
     allowHalfOpen: true,
     manualStart: true,
   }
-  const socket = new Socket(options)
+  const socket = withReader((onread) => new Socket({ ...options, onread } as SocketConstructorOpts))
   descriptors.set(socket, fd.release())
   return socket
 }
