@@ -1,4 +1,4 @@
-import { Socket, type SocketConstructorOpts } from 'node:net'
+import { Socket } from 'node:net'
 import {
   clearLinger,
   closeAll,
@@ -135,7 +135,7 @@ function lastOf(fd: OwnedFd): OwnedFd | undefined {
 function openTcp(fd: OwnedFd): Socket {
   return withReader((onread) => {
     const options = { fd: fd.fd, allowHalfOpen: true, onread }
-    const socket = new Socket(options as SocketConstructorOpts)
+    const socket = new Socket(options)
     fd.release()
     return socket
   })
