@@ -37,6 +37,10 @@ const shifted = async () =>
   (await broker.status()).services[0] as { shift?: { to: string; share: number; canary: boolean } | null }
 /** The worker hears of it at about the same time as the command. */
 const notShifted = () => eventually(async () => (await shifted()).shift === null, 'no shift is in force')
+async function begins(command: Program): Promise<void> {
+  await eventually(() => command.lines.some((line) => line.startsWith('canary web: ')), 'the canary begins')
+  await eventually(async () => ((await shifted()).shift?.share ?? 0) > 0, 'it gets its share')
+}
 const CLIENTS = addresses(200)
 
 void t.test('what is refused changes nothing', { timeout: LIMIT }, async (t) => {
@@ -73,7 +77,7 @@ void t.test(
   { timeout: LIMIT },
   async (t) => {
     const command = deploy(t, '--canary', '20%', '--for', '10h')
-    await eventually(() => command.lines.some((line) => line.startsWith('canary web: ')), 'the canary begins')
+    await begins(command)
     t.match((await shifted()).shift, { to: '2.0', share: 20, canary: true })
     const first = await versionsOf(t, CLIENTS)
     const moved = first.filter((version) => version === '2.0').length
@@ -105,7 +109,7 @@ void t.test(
 
 void t.test('Ctrl-C ends the command, not the canary; --abort does', { timeout: LIMIT }, async (t) => {
   const command = deploy(t, '--canary', '20%', '--for', '10h')
-  await eventually(() => command.lines.some((line) => line.startsWith('canary web: ')), 'the canary begins')
+  await begins(command)
   command.kill('SIGINT')
   await command.exited
   t.match((await shifted()).shift, { canary: true })

@@ -44,6 +44,8 @@ void t.test(
       broker.configFile,
     ])
     await eventually(() => command.lines.some((line) => line.startsWith('canary web: ')), 'the canary begins')
+    // The worker hears of it at about the same time as the command.
+    await broker.until(({ services }) => services[0]?.shift?.share === 10, 'it gets its share')
     const answers = await askAll(t, service, addresses(20_000))
     const moved = answers.filter(({ version }) => version === '2.0').length
     const share = (moved / answers.length) * 100
