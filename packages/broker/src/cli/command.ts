@@ -2,6 +2,7 @@ import { parseArgs } from 'node:util'
 
 import { nearMiss } from '../config/near-miss.ts'
 import { UsageError, type Terminal } from './output/terminal.ts'
+import type { CommandName } from './summaries.ts'
 
 export interface Option {
   /** One letter. */
@@ -13,7 +14,7 @@ export interface Option {
 
 /** One `baton COMMAND`. */
 export interface Command {
-  readonly name: string
+  readonly name: CommandName
   /** Names of the arguments. Those in brackets are optional, and come last; `a|b` is a choice of words. */
   readonly operands: readonly string[]
   /** Name of the arguments after `--`, which are passed on as they are; absent where there may be none. */

@@ -1,5 +1,4 @@
-import { closeSync, fstatSync } from 'node:fs'
-import { isatty } from 'node:tty'
+import { fstatSync, closeSync, statSync } from 'node:fs'
 
 const STANDARD = [0, 1, 2]
 
@@ -10,10 +9,20 @@ const STANDARD = [0, 1, 2]
 export function leaveClosedTerminals(): void {
   for (const fd of STANDARD) {
     try {
-      // After a hang-up, tcgetattr(3) fails with EIO, so isatty is false.
-      if (fstatSync(fd).isCharacterDevice() && !isatty(fd)) closeSync(fd)
+      if (maybeTerminal(fd) && !isTerminal(fd)) closeSync(fd)
     } catch {
       // Already closed.
     }
   }
+}
+
+/** A character device other than the null device. */
+function maybeTerminal(fd: number): boolean {
+  const file = fstatSync(fd)
+  return file.isCharacterDevice() && file.rdev !== statSync('/dev/null').rdev
+}
+
+/** False after a hang-up, when tcgetattr(3) fails with EIO. Its module is loaded on demand, since it loads sockets and streams. */
+function isTerminal(fd: number): boolean {
+  return process.getBuiltinModule('node:tty').isatty(fd)
 }

@@ -14,11 +14,12 @@ import { loadPrograms } from '../../programs.ts'
 import { unstartable } from '../../supervise/startable.ts'
 import type { Terminal } from '../output/terminal.ts'
 import { DONE, CommandError } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 export const check: Command = {
   name: 'check',
   operands: [],
-  summary: 'check the configuration',
+  summary: SUMMARIES.check,
   details: [
     'Validates the configuration file as `baton start` would, and lists every problem. Warns about commands that cannot be',
     'started, and a runtimeDir that cannot be used, on this machine by this user.',

@@ -4,6 +4,7 @@ import { fishCompletion } from '../completion/fish.ts'
 import { zshCompletion } from '../completion/zsh.ts'
 import { UsageError } from '../output/terminal.ts'
 import { DONE } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 const SHELLS = new Map([
   ['bash', bashCompletion],
@@ -17,7 +18,7 @@ export function completionOf(commands: () => readonly Command[]): Command {
   return {
     name: 'completion',
     operands: [shells.join('|')],
-    summary: 'print a completion script for a shell',
+    summary: SUMMARIES.completion,
     details: [
       'Prints a script that completes commands, options, files, and the names of services and backends of the running broker.',
       'Run this for the current shell, or put it into its start-up file:',

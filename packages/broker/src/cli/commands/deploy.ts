@@ -7,6 +7,7 @@ import type { CommandResult } from '../../ipc/operator-protocol.ts'
 import { printable } from '../../log/printable.ts'
 import { type Terminal, UsageError } from '../output/terminal.ts'
 import { DONE, FAILED, USAGE } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 /** Nothing was tried: Baton runs no such service, there are no two versions to compare, or the environment cannot be read. */
 const REFUSED =
@@ -15,7 +16,7 @@ const REFUSED =
 export const deploy: Command = {
   name: 'deploy',
   operands: ['SERVICE'],
-  summary: "roll out a service's managed backends, one at a time",
+  summary: SUMMARIES.deploy,
   details: [
     'Starts a new process for each instance, waits until it has been ready for minHealthy, moves new connections to it,',
     'drains the old process and stops it. If a new process fails, the remaining old ones stay, and the exit code is 1. After a',

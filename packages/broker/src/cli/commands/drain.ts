@@ -6,11 +6,12 @@ import { parseDurationOption } from '../duration-option.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { UsageError } from '../output/terminal.ts'
 import { DONE } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 export const drain: Command = {
   name: 'drain',
   operands: ['SERVICE[/BACKEND]'],
-  summary: 'drain a service or one of its backends',
+  summary: SUMMARIES.drain,
   details: [
     'Stops new connections to a service, or to one of its backends, named by its slot (web/web-1) or its id. Connections in',
     'flight finish. Returns when the drain has begun. A process that Baton runs exits when it has drained, and is started again:',

@@ -9,6 +9,7 @@ import { printable } from '../../log/printable.ts'
 import { checkedStatus, otherVersion } from '../answers.ts'
 import type { Terminal } from '../output/terminal.ts'
 import { DONE } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 /** Between attempts to connect. A stream that lasted longer is reopened at once: after a reload the successor is ready. */
 const RETRY_MS = 1000
@@ -18,7 +19,7 @@ type TimedChange = Change & { readonly at: string }
 export const events: Command = {
   name: 'events',
   operands: [],
-  summary: 'print changes as they happen',
+  summary: SUMMARIES.events,
   details: [
     'Prints a line for each change: backends that register, leave or change state, drains and what they hand back, reloads,',
     'deploys. Continues across reloads, and reconnects to a broker that was restarted; changes that happened in between are not',

@@ -4,11 +4,12 @@ import { errnoOf } from '../../config/error.ts'
 import { CommandError, DONE } from '../../exit-codes.ts'
 import { DEFAULT_CONFIG, type Command } from '../command.ts'
 import { UsageError } from '../output/terminal.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 export const init: Command = {
   name: 'init',
   operands: [],
-  summary: 'write a baton.json for the app in this folder',
+  summary: SUMMARIES.init,
   details: [
     'Looks at package.json for the command that starts the app, asks for what it cannot know, and writes baton.json. Then prints the lines',
     'that the app needs, and the next command. With --yes, or without a terminal, it asks nothing. A baton.json that is there stays,',

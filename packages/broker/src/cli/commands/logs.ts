@@ -8,6 +8,7 @@ import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { parseDurationOption } from '../duration-option.ts'
 import { paintFor } from '../output/colours.ts'
 import { type Terminal, UsageError } from '../output/terminal.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 /** Number of lines in a terminal, unless a number or a time is given. */
 const LINES_IN_TERMINAL = 50
@@ -15,7 +16,7 @@ const LINES_IN_TERMINAL = 50
 export const logs: Command = {
   name: 'logs',
   operands: ['[SERVICE[/BACKEND]]'],
-  summary: 'show what managed backends have printed',
+  summary: SUMMARIES.logs,
   details: [
     'Shows the kept output of all services with a command, of one, or of one backend, named by its instance (web/web.1), its slot',
     `(web/web-1) or its id. Reads files, so it works while the broker is stopped too. In a terminal, the last ${LINES_IN_TERMINAL} lines, unless`,

@@ -4,11 +4,12 @@ import type { Command } from '../command.ts'
 import { paintFor, type Style } from '../output/colours.ts'
 import { type Cell, table } from '../output/table.ts'
 import type { Terminal } from '../output/terminal.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 export const ls: Command = {
   name: 'ls',
   operands: [],
-  summary: 'list all running brokers of this user',
+  summary: SUMMARIES.ls,
   details: [
     'Lists every broker of this user on this host, from any folder and without a configuration, those of `baton run` too. A broker',
     'whose master was killed is shown with the worker that goes on. Brokers in other network namespaces, such as containers, are not',

@@ -9,6 +9,7 @@ import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { UsageError } from '../output/terminal.ts'
 import { CommandError, DONE, USAGE } from '../../exit-codes.ts'
 import { controlPath } from './pause.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 const TYPES: Readonly<Record<string, string>> = {
   '.json': 'application/json',
@@ -19,7 +20,7 @@ const TYPES: Readonly<Record<string, string>> = {
 export const maintenance: Command = {
   name: 'maintenance',
   operands: ['SERVICE'],
-  summary: 'answer new connections of a service with a page',
+  summary: SUMMARIES.maintenance,
   details: [
     'With --page, every new connection to a service gets 503 with this page and Retry-After on an http listener, and is closed on the',
     'others. So are connections that are held. Connections that backends have go on. The page is read once, now: at most 64 KiB. It outlives',

@@ -4,11 +4,12 @@ import { otherVersion } from '../answers.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { parseDurationOption } from '../duration-option.ts'
 import { DONE } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 export const pause: Command = {
   name: 'pause',
   operands: ['SERVICE'],
-  summary: 'hold the new connections of a service',
+  summary: SUMMARIES.pause,
   details: [
     'Holds new connections to a service, unread and in order, until `baton resume` or the end of --for. Connections that backends have',
     'go on. As always, at most maxHeld are held, for at most holdTimeout. The pause outlives reloads, and the deaths of processes.',
@@ -36,7 +37,7 @@ export const pause: Command = {
 export const resume: Command = {
   name: 'resume',
   operands: ['SERVICE'],
-  summary: 'end the pause of a service',
+  summary: SUMMARIES.resume,
   details: 'Ends the pause of a service: the connections that are held go to its backends, in order.',
   options: { ...configOption },
   async run({ operands, values }, terminal) {

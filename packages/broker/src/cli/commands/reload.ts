@@ -3,11 +3,12 @@ import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { readable } from '../../log/readable.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { DONE, FAILED } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 export const reload: Command = {
   name: 'reload',
   operands: [],
-  summary: 'load the new configuration and code',
+  summary: SUMMARIES.reload,
   details: [
     'Validates the configuration file, then restarts the broker in place with the installed version. Clients do not notice.',
     'Returns when every backend has moved to the new worker or has exited; otherwise prints the reason, and the exit code is 1.',

@@ -11,6 +11,7 @@ import { quotedForShell } from '../completion/words.ts'
 import { NOT_FOUND, unstartable } from '../../supervise/startable.ts'
 import { UsageError } from '../output/terminal.ts'
 import { CommandError } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 /** The service of the app. */
 const SERVICE = 'app'
@@ -19,7 +20,7 @@ export const runApp: Command = {
   name: 'run',
   operands: [],
   rest: 'CMD...',
-  summary: 'run an unmodified app behind its own broker',
+  summary: SUMMARIES.run,
   details: [
     'Runs N processes of a Node app in the foreground. The app needs no change: where it calls listen(port), a broker listens',
     'instead, and hands each connection to one of the processes. A process that dies is restarted. The first line of output is',

@@ -3,6 +3,7 @@ import { locateRuntimeDir } from '../../config/file.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { CommandError, DONE, FAILED, USAGE } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 /** Nothing was tried: the service or the number is wrong. */
 const REFUSED = '(BATON_ERR_SCALE)'
@@ -13,7 +14,7 @@ export const scale: Command = {
   name: 'scale',
   operands: ['SERVICE', 'N'],
   signed: true,
-  summary: 'change the number of instances of a service',
+  summary: SUMMARIES.scale,
   details: [
     'Runs N instances of a service that has a command, or with +N as many more. New ones start, and must be ready for',
     'minHealthy; if one of them fails, all new ones end, and the exit code is 1. Surplus ones, those with the highest numbers, are',

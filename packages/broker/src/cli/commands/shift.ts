@@ -5,13 +5,14 @@ import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { UsageError } from '../output/terminal.ts'
 import { CommandError, DONE, FAILED, USAGE } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 const UNKNOWN = 'BATON_ERR_UNKNOWN_SERVICE'
 
 export const shift: Command = {
   name: 'shift',
   operands: ['SERVICE'],
-  summary: 'give a version a share of the new connections',
+  summary: SUMMARIES.shift,
   details: [
     'New connections of the service go to backends of this version with this share, and to its other backends with the rest. A',
     'client stays on its side while the share does; when the share grows, only the difference moves (see `sticky`). While a side',

@@ -1,10 +1,11 @@
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { loadServed } from './check.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 export const start: Command = {
   name: 'start',
   operands: [],
-  summary: 'run the broker',
+  summary: SUMMARIES.start,
   details: [
     'Runs the broker in the foreground, with JSON logs on standard output: a master, which holds the sockets, and a worker,',
     'which serves. SIGHUP reloads it like `baton reload`, SIGUSR1 reopens its log file, and SIGUSR2 writes its status to the log.',

@@ -10,11 +10,12 @@ import { describeListeners } from '../output/listeners.ts'
 import { printable } from '../../log/printable.ts'
 import { table } from '../output/table.ts'
 import { DONE } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 export const status: Command = {
   name: 'status',
   operands: [],
-  summary: 'show listeners, services and backends',
+  summary: SUMMARIES.status,
   details: [
     'Shows the state of the running broker. An instance (web.1) is one of the processes that Baton keeps running for a service; a',
     'deploy puts a new process in its place. A backend (web/web-2) is a registered process. Its slot (web-2) is the first number',

@@ -2,11 +2,12 @@ import { locateRuntimeDir } from '../../config/file.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { DONE, FAILED } from '../../exit-codes.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 export const stop: Command = {
   name: 'stop',
   operands: [],
-  summary: 'drain and stop the broker',
+  summary: SUMMARIES.stop,
   details: [
     'Drains the broker, like SIGTERM: it stops accepting connections and gives current ones until drainDeadline to be',
     'handed off, and managed backends the same time to finish. Reports every 5 s what it is waiting for, and returns when the',

@@ -8,6 +8,7 @@ import { type Terminal, UsageError } from '../output/terminal.ts'
 import { type InstalledUnit, installUnit, type UnitScope } from '../install-unit.ts'
 import { unitOf } from '../systemd-unit.ts'
 import { loadServed } from './check.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 /** Where there is no systemd to ask: the first version with all that a unit can use. */
 const NEWEST_USED = 254
@@ -15,7 +16,7 @@ const NEWEST_USED = 254
 export const systemd: Command = {
   name: 'systemd',
   operands: [],
-  summary: 'print or install a systemd unit for the broker',
+  summary: SUMMARIES.systemd,
   details: [
     'Prints a unit for `baton start` with this configuration: notifications, watchdog, limits, sandbox, and a store in which systemd keeps',
     'sockets and waiting connections over a restart.',

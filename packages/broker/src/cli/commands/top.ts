@@ -8,6 +8,7 @@ import { frameOf, handoffsPerSecond, linesOf } from '../top/frame.ts'
 import { type Key, Screen } from '../top/screen.ts'
 import type { Snapshot } from '../top/snapshot.ts'
 import { type Observation, watch } from '../top/watch.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 /** Seconds of handoffs that are drawn. */
 const HISTORY = 60
@@ -17,7 +18,7 @@ const FOOT = 'q quits, arrows scroll'
 export const top: Command = {
   name: 'top',
   operands: [],
-  summary: 'watch services and backends live',
+  summary: SUMMARIES.top,
   details: [
     'Shows once a second: connections and handoffs per second, latency over the last 10 s, held connections, reasons for',
     'fallbacks and rejections, and every backend. q or Ctrl-C quits. If standard output is not a terminal, prints a line of',

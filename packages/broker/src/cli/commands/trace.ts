@@ -7,6 +7,7 @@ import { checkedRecord, checkedRecords } from '../answers.ts'
 import { UsageError, type Terminal } from '../output/terminal.ts'
 import { DONE } from '../../exit-codes.ts'
 import { describeRecord, listRecords } from '../output/timeline.ts'
+import { SUMMARIES } from '../summaries.ts'
 
 /** 26 characters of Crockford's base 32, in upper or lower case (github.com/ulid/spec). */
 const ULID = /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/i
@@ -16,7 +17,7 @@ const MAX_RECORDS = 1000
 export const trace: Command = {
   name: 'trace',
   operands: ['[ID]'],
-  summary: 'show what happened to a connection',
+  summary: SUMMARIES.trace,
   details: [
     'Shows the flight record of one connection, over all processes that had it: each step with its time since accept. The id is',
     'in the logs; in the app it is `backend.connection(socket).id`. With --slowest, lists the recorded connections that took',
