@@ -1,5 +1,3 @@
-import { createRequire } from 'node:module'
-
 /** Lines and columns count from 1; columns are UTF-16 code units, as in editors. */
 export type JsonResult =
   | { readonly ok: true; readonly value: unknown }
@@ -13,11 +11,13 @@ const MAX_QUOTED = 40
 const OPTIONS = { allowTrailingComma: true }
 
 /**
- * Loaded when the first file is parsed. By `require`, since the package is CommonJS: `import` would load a lexer for its exports first,
- * which costs several times as much (docs/internals/decisions/0017-libraries.md).
+ * Loaded when the first file is parsed, and with it Node's module for that. By `require`, since the package is CommonJS: `import` would load a
+ * lexer for its exports first, which costs several times as much (docs/internals/decisions/0017-libraries.md).
  */
-const require = createRequire(import.meta.url)
-const parser = () => require('jsonc-parser') as typeof import('jsonc-parser')
+function parser(): typeof import('jsonc-parser') {
+  const { createRequire } = process.getBuiltinModule('node:module')
+  return createRequire(import.meta.url)('jsonc-parser') as typeof import('jsonc-parser')
+}
 
 /**
  * Parses a file that a person edits: JSON with comments and trailing commas. Reports the position of the first error. A duplicate

@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import { userInfo } from 'node:os'
 import { resolve } from 'node:path'
 import { logicalFolder, throughLinks } from '../../config/working-folder.ts'
@@ -114,7 +113,9 @@ function versionOf(text: string | undefined): number {
 
 /** `systemd 252 (252.38-1~deb12u1)` */
 function installedVersion(): number | undefined {
-  const { stdout } = spawnSync('systemctl', ['--version'], { encoding: 'utf8' })
+  const { stdout } = process
+    .getBuiltinModule('node:child_process')
+    .spawnSync('systemctl', ['--version'], { encoding: 'utf8' })
   const version = /^systemd (\d+)/.exec(stdout ?? '')?.[1]
   return version === undefined ? undefined : Number(version)
 }
