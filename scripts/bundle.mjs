@@ -8,6 +8,7 @@
 import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { build } from 'esbuild'
+import { inOneFile } from './shared-modules.mjs'
 import { takeBuiltins } from './take-builtins.mjs'
 
 const ABSENT =
@@ -19,8 +20,9 @@ const LAZY =
 const manifest = JSON.parse(readFileSync('package.json', 'utf8'))
 // Built aside: a build that is interrupted leaves the one before.
 const outdir = 'dist/bundle-next'
-rmSync(outdir, { recursive: true, force: true })
-const { metafile } = await build({
+
+/** What all builds of this package have in common. */
+const options = {
   entryPoints: Object.entries(manifest.bundle).map(([out, entry]) => ({ in: entry, out })),
   outdir,
   bundle: true,
@@ -62,7 +64,13 @@ const { metafile } = await build({
     },
   ],
   logLevel: 'warning',
-})
+}
+
+rmSync(outdir, { recursive: true, force: true })
+const plugins = [...options.plugins]
+// Its programs are Baton's own. Users' tools bundle the other packages, and leave out what they do not need.
+if (manifest.bin !== undefined) plugins.push(inOneFile((await build({ ...options, write: false })).metafile))
+const { metafile } = await build({ ...options, plugins })
 
 // Not the SDK: it is part of users' processes, whose tools may replace what is imported.
 if (manifest.name !== '@baton/backend-sdk') takeBuiltins(outdir)

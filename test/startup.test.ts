@@ -52,14 +52,14 @@ function within(
 
 void t.test('a command loads what it needs', { timeout: LIMIT }, async (t) => {
   const bounds = {
-    '--version': { files: 13, kB: 20 },
-    '--help': { files: 13, kB: 20 },
-    '--unknown': { files: 13, kB: 20 },
-    unknown: { files: 13, kB: 20 },
+    '--version': { files: 5, kB: 40 },
+    '--help': { files: 5, kB: 40 },
+    '--unknown': { files: 5, kB: 40 },
+    unknown: { files: 5, kB: 40 },
     // No schema, and no parser of JSON with comments: the file has none.
-    status: { files: 30, kB: 170 },
-    stop: { files: 30, kB: 170 },
-    ls: { files: 34, kB: 180 },
+    status: { files: 10, kB: 170 },
+    stop: { files: 10, kB: 170 },
+    ls: { files: 11, kB: 175 },
   }
   const config = join(temporaryFolder(t), 'baton.json')
   writeFileSync(
@@ -89,10 +89,10 @@ void t.test('master and worker load what they need', { timeout: LIMIT }, async (
     t,
     'the master',
     all.find((each) => !isWorker(each)),
-    { files: 62, kB: 1400 },
+    { files: 40, kB: 1400 },
   )
   const worker = all.find(isWorker)
-  within(t, 'the worker', worker, { files: 50, kB: 2900 })
+  within(t, 'the worker', worker, { files: 26, kB: 2000 })
   // The admin server, which also checks requests with zod, is more than half of it. It is loaded once the worker accepts.
   const ofAdmin = (name: string) =>
     /\/chunks\/server-\w+\.js$/.test(name) || textOf(name).includes('/node_modules/zod/')
@@ -103,7 +103,7 @@ void t.test('master and worker load what they need', { timeout: LIMIT }, async (
     [],
     'an import of node:http would load undici',
   )
-  within(t, 'the worker before it accepts', measured(early), { files: 49, kB: 1000 })
+  within(t, 'the worker before it accepts', measured(early), { files: 24, kB: 1000 })
 })
 
 void t.test('a start that fails leaves no worker behind', { timeout: LIMIT }, async (t) => {
