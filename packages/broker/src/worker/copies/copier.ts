@@ -275,6 +275,8 @@ export class Copier {
     if (!sent) return false
     let [from, to] = [this.#slots, 0]
     for (const { slot, number } of copies) {
+      const connection = this.#waiting[slot] as Waiting
+      if ('compact' in connection) connection.compact?.()
       this.#marks[slot] = number
       this.#copied += 1
       this.#pending.delete(slot)

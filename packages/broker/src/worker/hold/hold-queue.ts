@@ -13,7 +13,7 @@ export interface HoldHost {
 
 interface Held {
   readonly connection: ClientConnection
-  readonly watch: Pick<Watch, 'remove'>
+  readonly watch: Pick<Watch, 'modify' | 'remove'>
   readonly kept: Kept | undefined
 }
 
@@ -29,6 +29,9 @@ export class HoldQueue {
   readonly #keeper: Keeper
   /** Sorted by arrival. */
   readonly #queue: Held[] = []
+  readonly #byFd = new Map<number, Held>()
+  /** One for all, as many thousands may wait. */
+  readonly #listener = (events: number, fd: number) => this.#ready(fd, events)
   #timer: Timer | undefined
 
   /**
@@ -54,12 +57,10 @@ export class HoldQueue {
   }
 
   add(connection: ClientConnection): void {
-    const watch = this.#poller.add(connection.fd.fd, EPOLLRDHUP | EPOLLONESHOT, (events) => {
-      if (this.#isGone(connection, events)) return this.#remove(connection)
-      // Half-closed, but still a client. Errors and hang-ups are reported anyway (epoll_ctl(2)).
-      watch.modify(EPOLLONESHOT)
-    })
-    const held = { connection, watch, kept: this.#keeper.keep(connection) }
+    const { fd } = connection.fd
+    const watch = this.#poller.add(fd, EPOLLRDHUP | EPOLLONESHOT, this.#listener)
+    const held: Held = { connection, watch, kept: this.#keeper.keep(connection) }
+    this.#byFd.set(fd, held)
     const last = this.#queue.at(-1)
     if (last === undefined || last.connection.order < connection.order) this.#queue.push(held)
     else this.#queue.splice(this.#indexOf(connection), 0, held)
@@ -103,18 +104,26 @@ export class HoldQueue {
     this.#os.clear(this.#timer)
   }
 
-  #remove(connection: ClientConnection): void {
-    const index = this.#indexOf(connection)
-    const held = this.#queue[index]
-    if (held?.connection !== connection) return
-    this.#queue.splice(index, 1)
+  #ready(fd: number, events: number): void {
+    const held = this.#byFd.get(fd)
+    if (held === undefined) return
+    if (this.#isGone(held.connection, events)) return this.#remove(held)
+    // Half-closed, but still a client. Errors and hang-ups are reported anyway (epoll_ctl(2)).
+    held.watch.modify(EPOLLONESHOT)
+  }
+
+  #remove(held: Held): void {
+    this.#queue.splice(this.#indexOf(held.connection), 1)
     this.#over([held])
-    this.#host.clientGone(connection)
+    this.#host.clientGone(held.connection)
   }
 
   /** They wait no longer. */
   #over(all: readonly Held[]): void {
-    for (const { watch } of all) watch.remove()
+    for (const { connection, watch } of all) {
+      watch.remove()
+      this.#byFd.delete(connection.fd.fd)
+    }
     this.#keeper.over(all.map(({ kept }) => kept))
   }
 
