@@ -42,7 +42,7 @@ const CHANGE_DELAY_MS = 20
 
 export interface FilesOnDiskParts {
   readonly activeConfig: ActiveConfig
-  readonly workerPool: Pick<WorkerPool, 'isServing' | 'replaceSocket'>
+  readonly workerPool: Pick<WorkerPool, 'isServing' | 'orders'>
   readonly operator: Pick<Operator, 'replaceSocket'>
   readonly counters: Pick<Counters, 'fileRestored'>
   readonly logger: Logger
@@ -156,7 +156,7 @@ export class FilesOnDisk {
           this.#restoreAccess(pathOf(socket), modeOfSockets(config))
         })
       restore(sockets.operator, (fd) => operator.replaceSocket(fd))
-      if (served) restore(sockets.control, (fd) => workerPool.replaceSocket('control', undefined, fd))
+      if (served) restore(sockets.control, (fd) => workerPool.orders.replaceSocket('control', undefined, fd))
     }
     if (served) {
       for (const [name, socket] of sockets.listeners) {
@@ -164,7 +164,7 @@ export class FilesOnDisk {
         succeeds(formatAddress(address), () =>
           this.#restoreSocket(
             socket,
-            (fd) => workerPool.replaceSocket('listener', name, fd),
+            (fd) => workerPool.orders.replaceSocket('listener', name, fd),
             () => openListener({ name, listen: address }),
           ),
         )
@@ -172,7 +172,7 @@ export class FilesOnDisk {
       succeeds(formatAddress(sockets.admin.address), () =>
         this.#restoreSocket(
           sockets.admin,
-          (fd) => workerPool.replaceSocket('admin', undefined, fd),
+          (fd) => workerPool.orders.replaceSocket('admin', undefined, fd),
           () => openAdmin(config),
         ),
       )

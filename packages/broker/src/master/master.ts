@@ -163,7 +163,7 @@ export class Master {
   static async #takeOver(state: MasterState, options: MasterOptions): Promise<Master> {
     const master = Master.resume(state, options)
     // It may have one of a canary, which does not go on.
-    master.#workerPool.sendShifts()
+    master.#workerPool.orders.sendShifts()
     // Its output goes where this process's goes.
     master.reopenLog(process.stdout.fd)
     await master.#decided
@@ -261,7 +261,7 @@ export class Master {
         services: () => activeConfig.config.services,
         logger,
         counters,
-        changed: () => workerPool.sendShifts(),
+        changed: () => workerPool.orders.sendShifts(),
         announce: (change) => workerPool.reportChange(change),
       },
       shifts,
@@ -277,7 +277,7 @@ export class Master {
     log.countDropped(this.#output)
     this.#tickets = new TicketRotation(
       () => activeConfig.config.services,
-      () => workerPool.sendTickets(),
+      () => workerPool.orders.sendTickets(),
       tickets,
       logger,
     )
@@ -291,10 +291,10 @@ export class Master {
       // Deferred until the fleet has made the change: an instance has its process only after the start.
       changed: () =>
         queueMicrotask(() => {
-          workerPool.sendManaged()
+          workerPool.orders.sendManaged()
           workerPool.sendEstate()
         }),
-      workers: workerPool,
+      workers: workerPool.orders,
       // Not under `baton run`, where `StartWatch` warns about an app that does not listen. The process of a service with upstreams
       // listens itself, without registering.
       registrable:
@@ -507,7 +507,7 @@ export class Master {
     if (message.type === 'control') {
       const { service, control } = message
       this.#controls.set(service, control)
-      this.#workerPool.sendControl(worker, service, control)
+      this.#workerPool.orders.sendControl(worker, service, control)
       this.#workerPool.sendEstate()
     }
     if (message.type === 'history' && worker === this.#workerPool.current)
@@ -528,7 +528,7 @@ export class Master {
 
   async #shift(request: ShiftRequest): Promise<CommandResult> {
     const result = this.#shifts.request(request)
-    await this.#workerPool.shifted()
+    await this.#workerPool.orders.shifted(this.#activeConfig.config.workerTimeout)
     return result
   }
 

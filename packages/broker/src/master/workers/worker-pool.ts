@@ -1,7 +1,6 @@
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
-import type { Control } from '../../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import type { ListenerConfig, ServiceConfig } from '../../config/config.ts'
@@ -32,6 +31,7 @@ import { HungWorkers, type HungWorkersHost } from './hung-workers.ts'
 import { NOTHING } from './losses.ts'
 import { countedAsAccepted, keyOf, lastAccounts } from './last-accounts.ts'
 import { LossSettlement } from './loss-settlement.ts'
+import { StandingOrders, type Workers } from './standing-orders.ts'
 import { Survivors, type SurvivorsState } from './survivors.ts'
 import type { Remains } from './worker-copies.ts'
 import type { Replaced, WorkerPoolHost } from './worker-pool-host.ts'
@@ -78,14 +78,13 @@ export class WorkerPool {
   /** Those of an earlier master, which was killed. */
   readonly finishing: FinishingWorkers
   readonly #conditions = new Conditions()
+  readonly orders: StandingOrders
   #restarts: RestartHistory = WORKER_RESTARTS.first
   #restart: NodeJS.Timeout | undefined
   #current: WorkerProcess | undefined
   #started: number
   /** Failed starts in a row. */
   #failedStarts = 0
-  /** How often shifts were sent. */
-  #shiftsSent = 0
   #stopping = false
   /** Connections that wait are left to the next start. */
   #isLeaving = false
@@ -94,8 +93,6 @@ export class WorkerPool {
   #replacing = false
   readonly #hung: HungWorkers
   #seen = new BackendsSeen()
-  /** The last list of managed processes that was sent, as JSON. */
-  #managed = ''
 
   /** @param started number of workers that earlier programs of this master have started */
   constructor(
@@ -120,6 +117,7 @@ export class WorkerPool {
       () => this.#settleLosses(),
       () => this.#current,
     )
+    this.orders = new StandingOrders(this.#workersOfOrders, host)
     this.#losses = new LossSettlement(counters)
     this.finishing = new FinishingWorkers(poller, logger, (reported, { counts, balance }) => {
       counters.losses.ended(balance)
@@ -353,53 +351,6 @@ export class WorkerPool {
     return new BrokerError('BATON_ERR_BACKENDS_NOT_MOVED', names.join(', '))
   }
 
-  /** Sends the list of running managed processes to the workers if it has changed. */
-  sendManaged(): void {
-    const processes = this.#host.managed()
-    const text = JSON.stringify(processes)
-    if (text === this.#managed) return
-    this.#managed = text
-    for (const worker of this.#workers) worker.send({ type: 'managed', processes })
-  }
-
-  /** Sends the keys for TLS session tickets to the workers, after a change. */
-  sendTickets(): void {
-    // First: once a backend encrypts with a key, the next master must know it, whenever this one is killed.
-    this.sendEstate()
-    const tickets = this.#host.tickets()
-    for (const worker of this.#workers) worker.send({ type: 'tickets', tickets })
-  }
-
-  /** Sends the shifts in force to the workers, after a change. */
-  sendShifts(): void {
-    const shifts = this.#host.shifts()
-    const ask = ++this.#shiftsSent
-    for (const worker of this.#workers) worker.send({ type: 'shifts', shifts, ask })
-    this.sendEstate()
-  }
-
-  /** Resolves when the serving worker applies what was sent last; if it hangs, or is of an older version, after the worker timeout. */
-  async shifted(): Promise<void> {
-    const [worker, ask] = [this.#current, this.#shiftsSent]
-    if (worker === undefined) return
-    await this.#conditions.until(() => !worker.alive || worker.shifted >= ask, this.#workerTimeout)
-  }
-
-  /**
-   * Asks every worker to drain a backend: only a finishing worker knows the backends of a service that a reload has removed.
-   *
-   * @param deadline in ms
-   */
-  drain(service: string, backend: string, deadline: number): void {
-    for (const worker of this.#workers) worker.send({ type: 'drain', service, backend, deadline })
-  }
-
-  /** Tells all workers but the one where an operator has ordered it. */
-  sendControl(from: WorkerProcess, service: string, control: Control): void {
-    for (const worker of this.#workers)
-      if (worker !== from) worker.send({ type: 'control', service, control })
-  }
-
   /** For the event stream of the serving worker. */
   reportChange(change: Change): void {
     this.#current?.send({ type: 'changed', change })
@@ -416,18 +367,6 @@ export class WorkerPool {
   /** Whether a worker serves or is about to. */
   get isServing(): boolean {
     return [...this.#workers].some(({ role, alive }) => role === 'current' && alive)
-  }
-
-  /**
-   * Sends a socket whose file was created again to every worker that serves or is about to. Workers keep the former one as well, because its
-   * accept queue may hold connections.
-   *
-   * @param name of a listener
-   * @throws {NativeError} EMFILE
-   */
-  replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void {
-    const message = { type: 'sockets', role, names: name === undefined ? [] : [name] } as const
-    for (const worker of this.#workers) if (worker.role === 'current') worker.send(message, [fd.fd])
   }
 
   /** Stops reloads from waiting for backends that have not moved. */
@@ -555,6 +494,18 @@ export class WorkerPool {
         if (this.#current === undefined && !this.#stopping) void this.#startAnother()
         else this.sendEstate()
       },
+    }
+  }
+
+  get #workersOfOrders(): Workers {
+    const current = () => this.#current
+    return {
+      all: this.#workers,
+      get current() {
+        return current()
+      },
+      conditions: this.#conditions,
+      sendEstate: () => this.sendEstate(),
     }
   }
 
