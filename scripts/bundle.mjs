@@ -21,7 +21,7 @@ const manifest = JSON.parse(readFileSync('package.json', 'utf8'))
 // Built aside: a build that is interrupted leaves the one before.
 const outdir = 'dist/bundle-next'
 
-/** What all builds of this package have in common. */
+/** Options of all builds of this package. */
 const options = {
   entryPoints: Object.entries(manifest.bundle).map(([out, entry]) => ({ in: entry, out })),
   outdir,

@@ -24,7 +24,7 @@ export function sharedModules({ outputs }) {
         Object.keys(inputs).every((input) => input.startsWith('src/')),
     ),
   )
-  // What one of them loads must not be much either.
+  // A file that loads others loads only light ones.
   const isLight = ({ path, external }) =>
     external === true ? LOADED.has(path) : small.has(path) || Object.keys(outputs[path].inputs).length === 0
   let before

@@ -15,7 +15,7 @@ export interface Workers {
   sendEstate(): void
 }
 
-/** What running workers are told whenever it changes. A new worker gets all of it with its first orders. */
+/** Messages to running workers whenever something changes. A new worker gets all of it with its first orders. */
 export class StandingOrders {
   readonly #workers: Workers
   readonly #host: Pick<WorkerPoolHost, 'managed' | 'tickets' | 'shifts'>
