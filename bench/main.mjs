@@ -14,6 +14,7 @@ const BENCHES = {
     measures: 'a deploy with 1,000 clients, beside one without',
   },
   deploy: { measures: 'rolling deploys under load, beside cluster and PM2' },
+  endurance: { measures: '10 million connections through one worker: memory and descriptors' },
   hold: { measures: "the broker's memory per held client" },
   kept: { file: 'outlive/kept.mjs', measures: 'TCP connections that clients open over 200 deploys' },
   'kill-moves': {
