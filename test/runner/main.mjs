@@ -1,4 +1,4 @@
-// Runs test files, each in its own process, two more at a time than there are processors. `npm test` runs them all,
+// Runs test files, each in its own process, three times as many at a time as there are processors. `npm test` runs them all,
 // `npm test -- FILE...` some of them, `npm test -w packages/NAME` those of a package. The output is TAP; it ends with the
 // totals, `# { total: 12, pass: 12 }`.
 //
@@ -48,14 +48,37 @@ function suite() {
 
 const STARTS = /\b(start[A-Z]\w*|spawn|fork|new \w*(Program|AppRun|Terminal|Tour))\(|\.start\(/g
 
-/** Starting programs takes the most time: files with many starts go first, so that none is left alone at the end. */
+/** Starting programs takes the most time. */
 function startsIn(file) {
   return readFileSync(join(root, file), 'utf8').match(STARTS)?.length ?? 0
 }
 
-/** A process costs more than most files that start none, so those of a package share one. */
+/** Files that take longer than others with as many starts in their text: they start programs in loops, or put load on them. */
+const LONG = [
+  'test/migrate-ws.test.ts',
+  'test/reload.test.ts',
+  'test/grpc.test.ts',
+  'test/replace.test.ts',
+  'test/tls-sessions.test.ts',
+  'test/routes.test.ts',
+  'test/scale.test.ts',
+  'test/migrate-socket-io.test.ts',
+  'packages/backend-sdk/test/register.test.ts',
+  'test/registration.test.ts',
+  'test/hostile-broker.test.ts',
+  'test/files-on-disk.test.ts',
+  'test/releases.test.ts',
+  'packages/native-sendmsg/test/ring.test.ts',
+]
+
+/** The longest go first, so that none is left alone at the end. */
+function byLength(a, b) {
+  return Number(LONG.includes(b)) - Number(LONG.includes(a)) || startsIn(b) - startsIn(a)
+}
+
+/** A process costs more than most files that start none, so those of a folder share one. */
 function grouped(files) {
-  const isLight = (file) => file.startsWith('packages/') && startsIn(file) === 0
+  const isLight = (file) => startsIn(file) === 0
   const alone = files.filter((file) => !isLight(file)).map((file) => ({ name: file, files: [file] }))
   const light = files.filter(isLight)
   const together = [...new Set(light.map(dirname))].map((folder) => {
@@ -80,7 +103,7 @@ if (missing.length > 0) {
 const jobs =
   named.length > 0
     ? named.map((file) => ({ name: file, files: [file] }))
-    : grouped(suite().toSorted((a, b) => startsIn(b) - startsIn(a)))
+    : grouped(suite().toSorted(byLength))
 
 // The files have their own limits, and on a busy machine the first start alone may exceed tap's.
 t.setTimeout(0)
@@ -119,8 +142,8 @@ const start = Number(measured)
 t.comment(`a start takes ${Math.round(start)} ms; ${jobs.length} processes`)
 const limit = Math.max(start * STARTS_FOR_A_FILE, LEAST_LIMIT_MS)
 
-// Files wait for deadlines nearly half of their time; two more of them keep the processors busy meanwhile.
-t.jobs = availableParallelism() + 2
+// Files wait for deadlines and for each other's processes a good part of their time; more of them keep the processors busy meanwhile.
+t.jobs = availableParallelism() * 3
 for (const [index, job] of jobs.entries()) {
   const name = `f${index}`
   const env = {
