@@ -1,4 +1,4 @@
-// Runs test files, each in its own process, three times as many at a time as there are processors. `npm test` runs them all,
+// Runs test files, each in its own process, three more at a time than there are processors. `npm test` runs them all,
 // `npm test -- FILE...` some of them, `npm test -w packages/NAME` those of a package. The output is TAP; it ends with the
 // totals, `# { total: 12, pass: 12 }`.
 //
@@ -153,8 +153,8 @@ const start = Number(measured)
 t.comment(`a start takes ${Math.round(start)} ms; ${jobs.length} processes`)
 const limit = Math.max(start * STARTS_FOR_A_FILE, LEAST_LIMIT_MS)
 
-// Files wait for deadlines and for each other's processes a good part of their time; more of them keep the processors busy meanwhile.
-t.jobs = availableParallelism() * 3
+// Most files keep a processor busy, and some only wait for deadlines: with three more of them, the processors are never idle.
+t.jobs = availableParallelism() + 3
 for (const [index, job] of jobs.entries()) {
   const name = `f${index}`
   const env = {
