@@ -37,7 +37,7 @@ function talkOn(talkers: readonly WsTalker[]): () => Promise<void> {
   }
 }
 
-void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT }, async (whole) => {
+void t.test('one broker, and backends that move WebSockets', { timeout: DEPLOYS * LIMIT }, async (whole) => {
   const listen = '127.0.0.1:0'
   const holdTimeout = '10m'
   const broker = await startBroker(whole, {
