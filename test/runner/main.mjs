@@ -153,7 +153,7 @@ const start = Number(measured)
 t.comment(`a start takes ${Math.round(start)} ms; ${jobs.length} processes`)
 const limit = Math.max(start * STARTS_FOR_A_FILE, LEAST_LIMIT_MS)
 
-// Most files keep a processor busy, and some only wait for deadlines: with three more of them, the processors are never idle.
+// Most files keep a processor busy, and some only wait for deadlines: with three more of them, the processors are seldom idle.
 t.jobs = availableParallelism() + 3
 for (const [index, job] of jobs.entries()) {
   const name = `f${index}`
