@@ -17,6 +17,10 @@ import { below, WsTalker } from './support/ws-talker.ts'
 
 const PROGRAM = 'ws-backend.mjs'
 
+/** test/slow/migrate-ws.test.ts, which CI runs, makes more of them. */
+const DEPLOYS = Number(process.env['DEPLOYS'] ?? 5)
+const TALKERS = 50
+
 /** Longer than any test takes: nothing is cut at the deadline. */
 const NEVER = { DRAIN_DEADLINE: '1h' }
 
@@ -33,7 +37,7 @@ function talkOn(talkers: readonly WsTalker[]): () => Promise<void> {
   }
 }
 
-void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT }, async (whole) => {
+void t.test('one broker, and backends that move WebSockets', { timeout: DEPLOYS * LIMIT }, async (whole) => {
   const listen = '127.0.0.1:0'
   const holdTimeout = '10m'
   const broker = await startBroker(whole, {
@@ -52,13 +56,13 @@ void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT },
   let current = await start()
 
   await whole.test(
-    'ten deploys under traffic: nothing is lost, doubled or reordered, and no client reconnects',
+    'deploys under traffic: nothing is lost, doubled or reordered, and no client reconnects',
     async (t) => {
       const talkers = await Promise.all(
-        Array.from({ length: 50 }, (_, index) => new WsTalker(t, port, index % 2 === 0).open()),
+        Array.from({ length: TALKERS }, (_, index) => new WsTalker(t, port, index % 2 === 0).open()),
       )
       const stop = talkOn(talkers)
-      for (let deploy = 0; deploy < 10; deploy++) {
+      for (let deploy = 0; deploy < DEPLOYS; deploy++) {
         const next = await start()
         await broker.backends(2)
         current.kill('SIGTERM')
@@ -80,7 +84,7 @@ void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT },
       // Some have moved twice: as soon as a backend is ready, the broker wants the connections spread evenly.
       // A client may have its answer before the broker has read the ACK.
       const resumed = () => broker.metric('baton_connections_resumed_total{service="web",kind="replay"}')
-      await eventually(async () => (await resumed()) >= 500, '500 moves are counted')
+      await eventually(async () => (await resumed()) >= DEPLOYS * TALKERS, 'each move is counted')
       for (const { ws } of talkers) ws.close()
       const status = await broker.until(({ services }) => services[0]?.inFlight === 0, 'at rest')
       t.equal(unaccounted(status), 0)

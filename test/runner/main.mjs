@@ -1,4 +1,4 @@
-// Runs test files, each in its own process, two more at a time than there are processors. `npm test` runs them all,
+// Runs test files, each in its own process, three more at a time than there are processors. `npm test` runs them all,
 // `npm test -- FILE...` some of them, `npm test -w packages/NAME` those of a package. The output is TAP; it ends with the
 // totals, `# { total: 12, pass: 12 }`.
 //
@@ -48,14 +48,37 @@ function suite() {
 
 const STARTS = /\b(start[A-Z]\w*|spawn|fork|new \w*(Program|AppRun|Terminal|Tour))\(|\.start\(/g
 
-/** Starting programs takes the most time: files with many starts go first, so that none is left alone at the end. */
+/** Starting programs takes the most time. */
 function startsIn(file) {
   return readFileSync(join(root, file), 'utf8').match(STARTS)?.length ?? 0
 }
 
-/** A process costs more than most files that start none, so those of a package share one. */
+/** Files that take longer than others with as many starts in their text: they start programs in loops, or put load on them. */
+const LONG = [
+  'test/migrate-ws.test.ts',
+  'test/reload.test.ts',
+  'test/grpc.test.ts',
+  'test/replace.test.ts',
+  'test/tls-sessions.test.ts',
+  'test/routes.test.ts',
+  'test/scale.test.ts',
+  'test/migrate-socket-io.test.ts',
+  'packages/backend-sdk/test/register.test.ts',
+  'test/registration.test.ts',
+  'test/hostile-broker.test.ts',
+  'test/files-on-disk.test.ts',
+  'test/releases.test.ts',
+  'packages/native-sendmsg/test/ring.test.ts',
+]
+
+/** The longest go first, so that none is left alone at the end. */
+function byLength(a, b) {
+  return Number(LONG.includes(b)) - Number(LONG.includes(a)) || startsIn(b) - startsIn(a)
+}
+
+/** A process costs more than most files that start none, so those of a folder share one. */
 function grouped(files) {
-  const isLight = (file) => file.startsWith('packages/') && startsIn(file) === 0
+  const isLight = (file) => startsIn(file) === 0
   const alone = files.filter((file) => !isLight(file)).map((file) => ({ name: file, files: [file] }))
   const light = files.filter(isLight)
   const together = [...new Set(light.map(dirname))].map((folder) => {
@@ -80,7 +103,7 @@ if (missing.length > 0) {
 const jobs =
   named.length > 0
     ? named.map((file) => ({ name: file, files: [file] }))
-    : grouped(suite().toSorted((a, b) => startsIn(b) - startsIn(a)))
+    : grouped(suite().toSorted(byLength))
 
 // The files have their own limits, and on a busy machine the first start alone may exceed tap's.
 t.setTimeout(0)
@@ -98,8 +121,13 @@ t.teardown(async () => {
   await once(sweeper, 'exit')
 })
 
-/** @param {string} name of the file or group, within this run */
-function environment(name) {
+/**
+ * @param {string} name of the file or group, within this run
+ * @param {boolean} isOffline whether none of its programs speaks to another machine. Node 20 reads the certificates that NODE_EXTRA_CA_CERTS names
+ *   as it starts, whether they are used or not: with those of Debian, this is most of the processor time of an empty program
+ *   (https://github.com/nodejs/node/issues/40524).
+ */
+function environment(name, isOffline) {
   return {
     ...process.env,
     [MARK]: `${run}.${name}`,
@@ -109,22 +137,28 @@ function environment(name) {
     // Compiled code of the programs (Node 22 and later): one folder for the run, and not the user's.
     XDG_CACHE_HOME: join(folder, 'cache'),
     CACHE_DIRECTORY: undefined,
+    ...(isOffline && { NODE_EXTRA_CA_CERTS: undefined }),
   }
 }
 
+/** Some in other folders install packages. */
+function isInSuite(file) {
+  return ['test', 'packages'].includes(file.split('/').at(0)) && !/^test\/.*\//.test(file)
+}
+
 // A nested run uses the measurement of the outer one.
-const { TEST_START_MS: measured = await timeOneStart(join(folder, 'start'), environment('start')) } =
+const { TEST_START_MS: measured = await timeOneStart(join(folder, 'start'), environment('start', true)) } =
   process.env
 const start = Number(measured)
 t.comment(`a start takes ${Math.round(start)} ms; ${jobs.length} processes`)
 const limit = Math.max(start * STARTS_FOR_A_FILE, LEAST_LIMIT_MS)
 
-// Files wait for deadlines nearly half of their time; two more of them keep the processors busy meanwhile.
-t.jobs = availableParallelism() + 2
+// Most files keep a processor busy, and some only wait for deadlines: with three more of them, the processors are seldom idle.
+t.jobs = availableParallelism() + 3
 for (const [index, job] of jobs.entries()) {
   const name = `f${index}`
   const env = {
-    ...environment(name),
+    ...environment(name, job.files.every(isInSuite)),
     TEST_START_MS: String(start),
     TEST_FILES: JSON.stringify(job.files.map((file) => resolve(root, file))),
     TAP_TIMEOUT: String(Math.ceil(limit / 1000)),

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import t from 'tap'
-import { LIMIT } from './support/limits.ts'
-import { Program, root } from './support/process.ts'
+import { LIMIT } from '../support/limits.ts'
+import { Program, root } from '../support/process.ts'
 
 // The short form of `npm run bench -- outlive`: ten rolling deploys of a chat and an API under traffic, every message counted by number in
 // both directions. It exits with 1 if a client had to connect again, or a message was lost, doubled, reordered or changed.

@@ -1,0 +1,3 @@
+// With more deploys.
+process.env['DEPLOYS'] = '20'
+await import('../migrate-ws.test.ts')
