@@ -59,15 +59,19 @@ export class Relay {
   /** Like `from.pipe(to)`: ends `to` at the FIN of `from`, and respects its back-pressure. But see `#salvage`. */
   #join(from: Socket, to: Socket): void {
     let failed = false
+    /** Writes that are not over: more than one only until their callbacks run, at the end of the turn. */
+    let pending = 0
     const written = (error?: NodeJS.ErrnoException | null) => {
       // All writes that are queued fail with it.
       if (error && !failed) {
         failed = true
         this.#salvage(to, from, error)
       }
-      if (error || to.writableLength === 0) goOn(from)
+      pending -= 1
+      if (pending === 0) goOn(from)
     }
     receiveBy(from, (bytes) => {
+      pending += 1
       to.write(bytes, written)
       // Almost always: the kernel has all of it.
       return to.writableLength === 0
