@@ -10,9 +10,11 @@ import {
   acceptOne,
   listenTcp,
   localAddress,
+  NativeError,
   OwnedFd,
   poll,
   POLLIN,
+  receivePlain,
   send,
   socketpair,
 } from '@baton/native-sendmsg'
@@ -21,7 +23,7 @@ import { decodeProxyHeader } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../src/worker/connection/connection.ts'
 import { createConnectionId } from '../src/worker/connection/connection-id.ts'
 import { proxiedOf } from '../src/worker/connection/proxied.ts'
-import { dialBackend, type PendingDial, relayHeader } from '../src/worker/relay/dial.ts'
+import { dial, dialBackend, type PendingDial, relayHeader } from '../src/worker/relay/dial.ts'
 import { Relay } from '../src/worker/relay/relay.ts'
 import { openUnix } from '../src/worker/relay/unix-socket.ts'
 import { eventually } from '../../../test/support/eventually.ts'
@@ -277,11 +279,61 @@ void t.test('an idle relay keeps none of the memory that it read into', { timeou
     await carry(client, backend)
     await carry(backend, client)
   }
-  const each = (buffered() - before) / relays / 1024
-  t.ok(each < 64, `${each.toFixed(0)} KiB of buffers for each idle relay`)
+  const each = () => (buffered() - before) / relays / 1024
+  await eventually(
+    () => each() < 64,
+    () => `less than 64 KiB of buffers for each idle relay; there are ${each().toFixed(0)}`,
+  )
   for (const end of ends) end.destroy()
   await Promise.all(over)
 })
+
+void t.test(
+  'a client’s reset right after its data is not passed on as an end',
+  { timeout: LIMIT },
+  async (t) => {
+    // On Node 20, libuv reports an end if a reset arrives together with data: half an upload looked like a whole one.
+    const listener = listenTcp({ host: '127.0.0.1', port: 0, backlog: 8 })
+    t.teardown(() => listener.close())
+    const { port } = localAddress(listener.fd) as AddressInfo
+    const pending = await new Promise<PendingDial>((resolve, reject) => {
+      const dialled = dial({ host: '127.0.0.1', port }, { connected: () => resolve(dialled), failed: reject })
+    })
+    pending.detach()
+    const peer = acceptOne(listener.fd)
+    if (peer === undefined) throw new Error('no connection was accepted')
+    const upstream = new OwnedFd(peer.fd)
+    t.teardown(() => upstream.close())
+
+    const { client, connection } = await accepted(t)
+    const over = new Promise((resolve) => new Relay(connection, pending.socket, resolve))
+    const data = randomBytes(20_000)
+    // Both are in the kernel before the relay reads.
+    client.write(data)
+    client.resetAndDestroy()
+    // Not by Node, which would take the reset for an end too.
+    const { bytes, end } = await drained(upstream)
+    t.ok(bytes.equals(data.subarray(0, bytes.length)))
+    t.equal(end, 'ECONNRESET')
+    await over
+  },
+)
+
+/** Everything that arrives at a descriptor, and the code of the error that ends it, or 'end'. */
+async function drained({ fd }: OwnedFd): Promise<{ bytes: Buffer; end: string }> {
+  const chunks: Buffer[] = []
+  for (;;) {
+    try {
+      const chunk = receivePlain(fd, 64 * 1024)
+      if (chunk.length === 0) return { bytes: Buffer.concat(chunks), end: 'end' }
+      chunks.push(chunk)
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      if (error.code !== 'EAGAIN') return { bytes: Buffer.concat(chunks), end: error.code }
+      await turn()
+    }
+  }
+}
 
 void t.test(
   'what waits for a slow side is not overwritten by other relays',
@@ -317,7 +369,7 @@ void t.test(
   },
 )
 
-/** Bytes of buffers that are in use. */
+/** Bytes of buffers that are in use, or whose memory is not free yet: that takes a moment. */
 function buffered(): number {
   collectGarbage()
   return process.memoryUsage().arrayBuffers

@@ -98,3 +98,21 @@ export function goOn(socket: Socket): void {
   reader.block = undefined
   if (!socket.destroyed) socket.resume()
 }
+
+/**
+ * Calls `confirmed` if the end that the TCP socket has just emitted is one. On Node 20 a reset that arrives together with data is emitted as an
+ * end (libuv takes the POLLHUP after a short read for one, and never reads the error): then the socket emits the error instead.
+ *
+ * @param socket of `withReader`, in its `end` event
+ */
+export function confirmEnd(socket: Socket, confirmed: () => void): void {
+  // libuv has stopped, which only `pause` tells Node; `resume` has it read once more.
+  socket.pause()
+  socket.resume()
+  // The first may run before the loop polls again, the second runs after that.
+  setImmediate(() =>
+    setImmediate(() => {
+      if (socket.errored === null) confirmed()
+    }),
+  )
+}

@@ -8,7 +8,7 @@ import {
   resetAll,
 } from '@baton/native-sendmsg'
 import type { ClientConnection } from '../connection/connection.ts'
-import { goOn, receiveBy, withReader } from './reader.ts'
+import { confirmEnd, goOn, receiveBy, withReader } from './reader.ts'
 import { openUnix, unixDescriptorOf } from './unix-socket.ts'
 
 /** Maximum bytes of one read of what a failed side has left. */
@@ -30,6 +30,8 @@ export class Relay {
   readonly #last: OwnedFd | undefined
   #reset = false
   #ended = false
+  /** The sides whose FIN was received: a reset before it is passed on as one. */
+  readonly #finished = new Set<Socket>()
   /** A side that has failed, and whose last bytes were passed on nevertheless; the end of the other side is arranged. */
   #salvaged: Socket | undefined
 
@@ -76,8 +78,16 @@ export class Relay {
       // Almost always: the kernel has all of it.
       return to.writableLength === 0
     })
-    from.on('end', () => to.end())
-    from.on('error', () => this.#failed(from, to))
+    from.on('end', () => {
+      const finished = () => {
+        this.#finished.add(from)
+        to.end()
+      }
+      // A Unix socket ends with ECONNRESET also after a complete answer, if its peer had not read everything.
+      if (unixDescriptorOf(from) === undefined) confirmEnd(from, finished)
+      else finished()
+    })
+    from.on('error', (error: NodeJS.ErrnoException) => this.#failed(from, to, error))
     from.on('close', () => this.#closed(from, to))
     from.resume()
   }
@@ -99,9 +109,11 @@ export class Relay {
     finish(other)
   }
 
-  #failed(from: Socket, to: Socket): void {
+  #failed(from: Socket, to: Socket, { code }: NodeJS.ErrnoException): void {
     if (from === this.#salvaged) return
-    if (from.readableEnded) finish(to)
+    // A write to a TCP socket fails with EPIPE if the reset came after the FIN (`tcp_reset` of the kernel).
+    if (from.readableEnded && code === 'EPIPE') this.#finished.add(from)
+    if (this.#finished.has(from)) finish(to)
     // An ordinary end would look like a complete answer.
     else this.#abort(to)
   }
