@@ -292,7 +292,7 @@ void t.test(
   'a client’s reset right after its data is not passed on as an end',
   { timeout: LIMIT },
   async (t) => {
-    // On Node 20, libuv reports an end if a reset arrives together with data: half an upload looked like a whole one.
+    // On Node 20 and 22, libuv reports an end if a reset arrives together with data: half an upload looked like a whole one.
     const listener = listenTcp({ host: '127.0.0.1', port: 0, backlog: 8 })
     t.teardown(() => listener.close())
     const { port } = localAddress(listener.fd) as AddressInfo

@@ -100,8 +100,9 @@ export function goOn(socket: Socket): void {
 }
 
 /**
- * Calls `confirmed` if the end that the TCP socket has just emitted is one. On Node 20 a reset that arrives together with data is emitted as an
+ * Calls `confirmed` if the end that the TCP socket has just emitted is one. On Node 20 and 22 a reset that arrives together with data is emitted as an
  * end (libuv takes the POLLHUP after a short read for one, and never reads the error): then the socket emits the error instead.
+ * Not if the other half had ended before: Node closes the socket then.
  *
  * @param socket of `withReader`, in its `end` event
  */
