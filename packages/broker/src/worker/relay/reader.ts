@@ -7,11 +7,11 @@ import { type Block, copyToBlock } from './blocks.ts'
  */
 const SIZE = 256 * 1024
 
-/** Bytes of one read, at most, while the receiver is slower than the sender: what the last read left to write is all that a relay keeps. */
+/** Bytes of one read, at most, while the receiver is slower than the sender: what the kernel did not take of the last read is all that a relay keeps. */
 const SLOW_SIZE = 64 * 1024
 
 /**
- * What all sockets of the process read into: an idle one needs no memory. Nothing in it is needed after the event of its read, because Node
+ * Memory that all sockets of the process read into: an idle one needs none of its own. Nothing in it is needed after the event of its read, because Node
  * keeps a reference to what it could not write at once, and the next read, of any socket, overwrites it. So the bytes are copied first, for
  * about a tenth of the processor time of a relay. (A socket cannot have other memory only while it is busy: Node takes it at a read, for the
  * next one.)
@@ -25,7 +25,7 @@ const MAX_SMALL = 16 * 1024
 /** The receiver of what is read from a socket. */
 interface Reader {
   receive: (bytes: Buffer) => boolean
-  /** What the next read goes into. */
+  /** Memory for the next read: `shared`, or its start. */
   target: Buffer
   isWaiting: boolean
   /** The block with the bytes that it is waiting for, if they are in one. */
