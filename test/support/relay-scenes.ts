@@ -9,8 +9,8 @@ import type { Service } from './service.ts'
 const MIB = 1024 * 1024
 
 /**
- * Maximum that the broker may have read and not written yet: twice what the two stalled relays need. Each queues up to two chunks of
- * 64 KiB on the reading side, and two on the writing side: a stream is stopped by the chunk that reaches its high-water mark.
+ * Maximum that the broker may have read and not written yet: twice what the two stalled relays need. Each keeps what the kernel did not take
+ * of one read of 256 KiB.
  */
 const MAX_QUEUED = MIB
 

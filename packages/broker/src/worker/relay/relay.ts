@@ -8,7 +8,7 @@ import {
   resetAll,
 } from '@baton/native-sendmsg'
 import type { ClientConnection } from '../connection/connection.ts'
-import { goOn, receiveBy, withReader } from './reader.ts'
+import { confirmEnd, goOn, receiveBy, withReader } from './reader.ts'
 import { openUnix, unixDescriptorOf } from './unix-socket.ts'
 
 /** Maximum bytes of one read of what a failed side has left. */
@@ -30,6 +30,8 @@ export class Relay {
   readonly #last: OwnedFd | undefined
   #reset = false
   #ended = false
+  /** The sides whose FIN was received: a reset before it is passed on as one. */
+  readonly #finished = new Set<Socket>()
   /** A side that has failed, and whose last bytes were passed on nevertheless; the end of the other side is arranged. */
   #salvaged: Socket | undefined
 
@@ -59,21 +61,33 @@ export class Relay {
   /** Like `from.pipe(to)`: ends `to` at the FIN of `from`, and respects its back-pressure. But see `#salvage`. */
   #join(from: Socket, to: Socket): void {
     let failed = false
+    /** Writes that are not over: more than one only until their callbacks run, at the end of the turn. */
+    let pending = 0
     const written = (error?: NodeJS.ErrnoException | null) => {
       // All writes that are queued fail with it.
       if (error && !failed) {
         failed = true
         this.#salvage(to, from, error)
       }
-      if (error || to.writableLength === 0) goOn(from)
+      pending -= 1
+      if (pending === 0) goOn(from)
     }
     receiveBy(from, (bytes) => {
+      pending += 1
       to.write(bytes, written)
       // Almost always: the kernel has all of it.
       return to.writableLength === 0
     })
-    from.on('end', () => to.end())
-    from.on('error', () => this.#failed(from, to))
+    from.on('end', () => {
+      const finished = () => {
+        this.#finished.add(from)
+        to.end()
+      }
+      // A Unix socket ends with ECONNRESET also after a complete answer, if its peer had not read everything.
+      if (unixDescriptorOf(from) === undefined) confirmEnd(from, finished)
+      else finished()
+    })
+    from.on('error', (error: NodeJS.ErrnoException) => this.#failed(from, to, error))
     from.on('close', () => this.#closed(from, to))
     from.resume()
   }
@@ -95,9 +109,11 @@ export class Relay {
     finish(other)
   }
 
-  #failed(from: Socket, to: Socket): void {
+  #failed(from: Socket, to: Socket, { code }: NodeJS.ErrnoException): void {
     if (from === this.#salvaged) return
-    if (from.readableEnded) finish(to)
+    // A write to a TCP socket fails with EPIPE if the reset came after the FIN (`tcp_reset` of the kernel).
+    if (from.readableEnded && code === 'EPIPE') this.#finished.add(from)
+    if (this.#finished.has(from)) finish(to)
     // An ordinary end would look like a complete answer.
     else this.#abort(to)
   }
