@@ -6,7 +6,7 @@
 # Seen: with the code CANCEL, or NO_ERROR, in the middle of a body `for await` and pipeline() end without an error in
 #   node:http2 of Node 20 to 26, Bun 1.4.5 and Deno 2.9.6; no 'aborted' is emitted either. request() and fetch() of undici
 #   7 and 8 over HTTP/2 also deliver the half. With INTERNAL_ERROR all of them fail. curl fails with CANCEL too, not with NO_ERROR.
-# Why it matters: servers and proxies cancel streams that they can not finish, for example when their own upstream is
+# Why it matters: servers and proxies cancel streams that they cannot finish, for example when their own upstream is
 #   gone. Half a file is stored as a whole one. In node:http2 ask `stream.rstCode` at the end; for NO_ERROR, compare
 #   with a length that the sender has stated.
 # Documentation: RFC 9113, section 8.1: a message ends with END_STREAM; a reset with NO_ERROR is meant for after a complete
