@@ -1,5 +1,4 @@
 import { NO_KEEP_ALIVE_LIMIT } from '@baton/backend-sdk/protocol'
-import type { ClientConnection } from './connection.ts'
 import { isIPv4, isIPv6 } from 'node:net'
 import type { SocketAddress } from '@baton/native-sendmsg'
 
@@ -20,7 +19,7 @@ interface ProxyMeta {
 
 /** What an offer says of its connection. @param now milliseconds of the clock of `idleUntil` */
 export function metaOf(
-  { proxied, idleUntil }: Pick<ClientConnection, 'proxied' | 'idleUntil'>,
+  { proxied, idleUntil }: { readonly proxied?: Proxied | undefined; readonly idleUntil?: number },
   now: number,
 ): { readonly proxy?: ProxyMeta; readonly idleFor?: number } | undefined {
   const proxy = proxyMetaOf(proxied)
