@@ -12,7 +12,7 @@ import { exists, signal } from './support/signal.ts'
 // signal, and the broker went on without anyone to stop it, on the ports that its successor needed.
 
 interface Started {
-  /** What the service manager started. */
+  /** The process that the service manager started. */
   readonly program: Program
   readonly master: number
   readonly configFile: string

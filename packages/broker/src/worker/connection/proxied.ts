@@ -17,7 +17,7 @@ interface ProxyMeta {
   readonly localPort: number
 }
 
-/** What an offer says of its connection. @param now milliseconds of the clock of `idleUntil` */
+/** Description of a connection in its offer. @param now milliseconds of the clock of `idleUntil` */
 export function metaOf(
   { proxied, idleUntil }: { readonly proxied?: Proxied | undefined; readonly idleUntil?: number },
   now: number,
