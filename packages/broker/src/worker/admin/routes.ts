@@ -25,6 +25,10 @@ interface BackendParams {
   Params: { service: string; id: string }
 }
 
+interface ReadinessQuery {
+  Querystring: { service?: string }
+}
+
 interface ConnectionParams {
   Params: { id: string }
 }
@@ -45,7 +49,7 @@ export function addRoutes(
 
   app.get('/healthz', () => ({ status: 'ok' }))
 
-  app.get<{ Querystring: { service?: string } }>('/readyz', ({ query: { service } }, reply) => {
+  app.get<ReadinessQuery>('/readyz', ({ query: { service } }, reply) => {
     const status = view.status()
     const only = status.services.find(({ name }) => name === service)
     // Without a list of those there are: it needs no token.
