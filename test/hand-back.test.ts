@@ -14,6 +14,7 @@ import { LIMIT } from './support/limits.ts'
 import { onlyWorker, reload } from './support/operator.ts'
 import { PassedClient } from './support/passed-client.ts'
 import { Program, root } from './support/process.ts'
+import { exists } from './support/signal.ts'
 import { visit, visitors } from './support/visit.ts'
 
 // An idle HTTP connection outlives the process that served it: the backend hands it back, and the broker offers it again with its next request.
@@ -346,6 +347,34 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     await answered()
   })
 
+  await t.test('one that the broker cannot keep is kept by a backend, and not answered', async (t) => {
+    // A worker that ends without a successor passes its idle connections on. The next server took each for a new client that did not
+    // speak, and answered 408 after its headersTimeout, although the client had done nothing wrong.
+    const broker = new FalseBroker(t)
+    const app = new Program(t, process.execPath, [`${root}/test/programs/told-backend.mjs`], {
+      env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', HEADERS_TIMEOUT: '100' },
+    })
+    const peer = await broker.registered()
+    const pass = (meta?: Record<string, unknown>) => {
+      const client = new PassedClient(t, '/', false)
+      const offer = peer.offer({ meta })
+      peer.post(offer.token, client.fd)
+      peer.ring(offer)
+      return client
+    }
+    const kept = pass({ idleFor: 600_000 })
+    const unlimited = pass({ idleFor: 0xffff_ffff })
+    const late = pass({ idleFor: 1 })
+    const fresh = pass()
+    t.match(await fresh.closed(), /^HTTP\/1\.1 408 /, 'a new client that does not speak')
+    t.equal(await late.closed(), '', 'the rest of its time is over: closed without an answer')
+    for (const client of [kept, unlimited]) {
+      t.equal(client.answer, '')
+      client.again()
+      t.equal(await client.servedBy(), app.pid)
+    }
+  })
+
   await t.test('one that the app has sent to another process is passed over', async (t) => {
     // None behind it was handed back.
     const { app, peer } = await told(t, 0)
@@ -605,3 +634,30 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     t.same(old.wire.all('handback'), [], 'not to the worker that leaves')
   })
 })
+
+void t.test(
+  'a worker that loses its master and cannot go on leaves its idle connections to the backends',
+  { timeout: LIMIT },
+  async (t) => {
+    // More listeners than an estate has room for: this worker drains.
+    const others = Array.from({ length: 44 }, (_, index) => ({
+      name: `other-${index}`,
+      listen: '127.0.0.1:0',
+      service: 'web',
+    }))
+    const web = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
+    const broker = await startBroker(t, {
+      config: { listeners: [web, ...others], services: { web: { parkAfter: '0ms' } } },
+    })
+    const backend = await startBackend(t, broker)
+    await broker.backends(1)
+    const client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
+    t.equal((await client.get()).status, 200)
+    const before = client.received
+    await broker.until(({ services }) => services[0]?.parked === 1, 'it is parked')
+    broker.program.kill('SIGKILL')
+    await eventually(() => !exists(broker.pid), 'the worker has drained')
+    t.equal(client.received, before, 'nothing came without a request')
+    t.equal((await client.get()).headers['x-pid'], String(backend.pid))
+  },
+)

@@ -406,6 +406,12 @@ void t.test(
 
         t.same(await ask('/healthz'), { status: 200, body: { status: 'ok' } })
         t.same(await ask('/readyz'), lacking(none), 'none has registered')
+        t.same(await ask('/readyz?service=full'), ready, 'another service is')
+        t.same(await ask('/readyz?service=web'), lacking(none))
+        t.same(await ask('/readyz?service=other'), {
+          status: 404,
+          body: { ready: false, reasons: ['there is no service "other"'] },
+        })
         const backend = await startBackend(t, broker)
         t.same(await ask('/readyz'), ready)
         backend.kill('SIGKILL')
@@ -429,6 +435,10 @@ void t.test(
         await broker.until(({ broker: { state } }) => state === 'draining', 'the broker drains')
         const deaf = Object.keys(SERVICES).map((name) => `listener ${name} is not accepting`)
         t.same(await ask('/readyz'), lacking('the broker is draining', ...deaf, none))
+        t.same(
+          await ask('/readyz?service=web'),
+          lacking('the broker is draining', 'listener web is not accepting', none),
+        )
         t.same(await ask('/healthz'), { status: 200, body: { status: 'ok' } }, 'still alive')
         held.socket.resetAndDestroy()
         t.equal((await broker.program.exited).code, 0)

@@ -20,6 +20,9 @@ const WARN = 40 // pino's level
 interface LogLine {
   level: number
   msg: string
+  /** The id of a backend: in lines of the broker as `backend`, in its own as `id`. */
+  backend?: string
+  id?: string
 }
 
 const batonCommand = fileURLToPath(new URL('bin/baton.js', import.meta.resolve('@baton/broker/package.json')))
@@ -27,6 +30,8 @@ const backendProgram = fileURLToPath(new URL('fastify.js', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'baton-demo-'))
 const configFile = join(folder, 'baton.json')
 const children = new Set<ChildProcess>()
+/** Ids of backends that have answered a health check, and so may be chosen. */
+const healthy = new Set<string>()
 const stopping = new AbortController()
 
 process.on('exit', () => {
@@ -43,7 +48,8 @@ writeFileSync(
     runtimeDir: join(folder, 'run'),
     admin: { listen: `127.0.0.1:${adminPort}` },
     listeners: [{ name: 'web', listen: `127.0.0.1:${port}`, service: 'web' }],
-    services: { web: { balance: 'round-robin' } },
+    // The check is a backend's first request, so what a process does once, at its first request, delays no client.
+    services: { web: { balance: 'round-robin', healthCheck: { path: '/' } } },
   }),
 )
 
@@ -52,6 +58,11 @@ broker.once('close', (code, signal) => {
   if (stopping.signal.aborted) return
   console.error(`The broker ended (${signal ?? `exit code ${code}`}).`)
   void stop(1)
+})
+broker.on('log', ({ msg, backend }: LogLine) => {
+  if (msg !== 'backend is healthy' || backend === undefined) return
+  healthy.add(backend)
+  broker.emit('healthy')
 })
 if (await logged(broker, 'accepting connections')) {
   const pids = await Promise.all(Array.from({ length: BACKENDS }, startBackend))
@@ -68,7 +79,7 @@ Baton runs in front of two Fastify backends (pids ${pids.join(' and ')}). Open
 
 or try in another terminal:
 
-    curl ${url}      several times: the backends take turns
+    curl ${url}      several times: the backends take turns (a browser stays with one while its connection is open)
     kill -9 ${pids[0]}      one of the two is gone; now curl again
     curl http://127.0.0.1:${adminPort}/metrics      the broker's metrics
     ${baton} status --config ${configFile}
@@ -82,14 +93,30 @@ Ctrl-C stops everything.
 `)
 }
 
-/** Resolves with the backend's pid once it is registered, or with undefined if it ended before that. */
+/** Resolves with the backend's pid once clients go to it, or with undefined if it or the broker ended before that. */
 async function startBackend(): Promise<number | undefined> {
   const backend = run([backendProgram], {
     BATON_SOCKET: join(folder, 'run/control.sock'),
     BATON_SERVICE: 'web',
   })
   backend.once('close', (code, signal) => void replace(backend, signal ?? `exit code ${code}`))
-  return (await logged(backend, 'registered with the broker')) ? backend.pid : undefined
+  const registered = await logged(backend, 'registered with the broker')
+  return registered?.id !== undefined && (await isHealthy(registered.id, backend)) ? backend.pid : undefined
+}
+
+/** True once this backend has answered a health check; false if it or the broker ends before that. */
+function isHealthy(id: string, backend: ChildProcess): Promise<boolean> {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (!healthy.has(id) && children.has(backend) && children.has(broker)) return
+      broker.off('healthy', look).off('close', look)
+      backend.off('close', look)
+      resolve(healthy.has(id))
+    }
+    broker.on('healthy', look).on('close', look)
+    backend.on('close', look)
+    look()
+  })
 }
 
 async function replace(dead: ChildProcess, why: string): Promise<void> {
@@ -123,13 +150,13 @@ function run(args: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess
   return child
 }
 
-/** True at the first log line with this message; false if the child ends without one. */
-function logged(child: ChildProcess, message: string): Promise<boolean> {
+/** The first log line with this message; undefined if the child ends without one. */
+function logged(child: ChildProcess, message: string): Promise<LogLine | undefined> {
   return new Promise((resolve) => {
-    child.on('log', ({ msg }: LogLine) => {
-      if (msg === message) resolve(true)
+    child.on('log', (line: LogLine) => {
+      if (line.msg === message) resolve(line)
     })
-    child.once('close', () => resolve(false))
+    child.once('close', () => resolve(undefined))
   })
 }
 

@@ -1,6 +1,7 @@
 // An app controlled by one command per line on stdin: `answer` ends the responses to `/wait`, `block` blocks the event
 // loop for a while, `break-destroy` lets `destroy()` of each socket throw, `break-adopt` the next listener of `adopt`,
 // `give-away` sends the first connection to another process, `close-server` closes the server, `drain` and `close` do that to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
+// HEADERS_TIMEOUT (ms) is its server's.
 // Uncaught exceptions are printed, and the process continues, like many production services.
 import { spawn } from 'node:child_process'
 import http from 'node:http'
@@ -14,7 +15,12 @@ process.on('uncaughtException', (error) => say('uncaught', { message: error.mess
 
 const waiting = new Set()
 const sockets = new Set()
-const server = http.createServer((request, response) => {
+const { HEADERS_TIMEOUT: headersTimeout } = process.env
+const limits =
+  headersTimeout === undefined
+    ? {}
+    : { headersTimeout: Number(headersTimeout), connectionsCheckingInterval: 20 }
+const server = http.createServer(limits, (request, response) => {
   response.setHeader('x-pid', process.pid)
   if (request.url === '/wait') {
     waiting.add(response)

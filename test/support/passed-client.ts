@@ -12,10 +12,11 @@ export class PassedClient {
   readonly #far: OwnedFd
   #answer = ''
 
-  constructor(t: Test, path = '/') {
+  /** @param speaks false: its first request is the first `again` */
+  constructor(t: Test, path = '/', speaks = true) {
     ;[this.#near, this.#far] = socketpair('stream')
     this.#request = Buffer.from(`GET ${path} HTTP/1.1\r\nHost: app\r\n\r\n`)
-    send(this.#near.fd, this.#request)
+    if (speaks) send(this.#near.fd, this.#request)
     t.teardown(() => this.leave())
   }
 

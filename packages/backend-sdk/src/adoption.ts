@@ -5,7 +5,7 @@ import { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { close as closeFd, dup } from '@baton/native-sendmsg'
 import type { Attachment } from './attach/index.ts'
-import { ConnectionInfo } from './connection-info.ts'
+import { ConnectionInfo, type Described as DescribedOffer } from './connection-info.ts'
 import { channels, publishAdopted } from './diagnostics.ts'
 import { readState } from './migrate/app-state.ts'
 import { MigrationError } from './migrate/errors.ts'
@@ -65,7 +65,8 @@ export class Adoption {
 
   /** Takes ownership of `delivery`; its ACK is in the kernel (I2). */
   adopt(attachment: Attachment, offer: Offer, delivery: Delivery): void {
-    const connection = new ConnectionInfo(offer, this.#options.service)
+    const { idleFor, ...described } = withoutIdleFor(offer)
+    const connection = new ConnectionInfo(described, this.#options.service)
     const { allowHalfOpen } = attachment
     const socket =
       typeof delivery === 'number'
@@ -74,6 +75,8 @@ export class Adoption {
     if (socket === undefined) return
     this.#describe(socket, connection)
     if (offer.resumed !== undefined) return this.#resume(attachment, socket, connection, offer.resumed)
+    if (idleFor !== undefined && attachment.kind === 'http' && connection.via === 'handoff')
+      return this.#adoptIdle(attachment, socket, connection, idleFor)
     if (attachment.kind === 'tls' || attachment.kind === 'https') {
       this.#handshake.run({ socket, connection }, () => attachment.adopt(socket))
     } else attachment.adopt(socket)
@@ -160,11 +163,7 @@ export class Adoption {
     if (socket === undefined) return undefined
     this.#describe(socket, connection)
     if (resumed === undefined) {
-      const left = keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive
-      attachment.adoptIdle(socket, left, () => {
-        publishAdopted(connection, socket)
-        this.#events.emit('adopt', socket, connection)
-      })
+      this.#adoptIdle(attachment, socket, connection, keepAlive)
       return connection
     }
     try {
@@ -181,6 +180,15 @@ export class Adoption {
     const connection = this.connection(socket)
     if (connection?.via !== 'handoff' || request.headers.upgrade?.toLowerCase() !== 'websocket') return
     connection.upgrade = new Upgrade(request, socket, connection.replay)
+  }
+
+  /** @param keepAlive as on the wire: milliseconds, or `NO_KEEP_ALIVE_LIMIT` */
+  #adoptIdle(attachment: Attachment, socket: Socket, connection: ConnectionInfo, keepAlive: number): void {
+    const left = keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive
+    attachment.adoptIdle(socket, left, () => {
+      publishAdopted(connection, socket)
+      this.#events.emit('adopt', socket, connection)
+    })
   }
 
   /** Another process had this connection, or this one had handed it back. */
@@ -276,4 +284,11 @@ function leave(socket: Socket, packed: Packed): Buffer {
 function goOn(relayed: Socket): void {
   if (relayed.readableEnded) relayed.destroy()
   else relayed.resume()
+}
+
+/** Takes `idleFor` from the meta: it holds at this moment, and is not for the app, nor for the broker that gets the connection back. */
+function withoutIdleFor({ connection, kind, listener, meta }: Offer): DescribedOffer & { idleFor?: number } {
+  const { idleFor, ...rest } = meta ?? {}
+  if (typeof idleFor !== 'number') return { connection, kind, listener, meta }
+  return { connection, kind, listener, meta: Object.keys(rest).length === 0 ? undefined : rest, idleFor }
 }

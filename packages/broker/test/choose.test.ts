@@ -125,6 +125,24 @@ void t.test('round-robin continues when a backend comes or goes', async (t) => {
   )
 })
 
+// `npm start` promises that its two backends take turns. When one of them was slow once, and its client went to the other, the
+// other had the next turn too, the third in a row: the turn that the slow one had missed still counted as had.
+void t.test('round-robin: after a backend missed its turn, it has the next one', async (t) => {
+  for (const slow of ['a', 'b']) {
+    const balancer = createBalancer('round-robin')
+    const all = ['a', 'b'].map((id) => candidate(id))
+    let turn = balancer.choose(all, {})?.id
+    while (turn !== slow) turn = balancer.choose(all, {})?.id
+    const other = balancer.choose(
+      all.filter(({ id }) => id !== slow),
+      {},
+    )
+    t.not(other?.id, slow, 'the client of the slow one goes to the other')
+    const turns = Array.from({ length: 4 }, () => balancer.choose(all, {})?.id)
+    t.same(turns, [slow, other?.id, slow, other?.id])
+  }
+})
+
 void t.test('p2c compares two different backends', async (t) => {
   const draws = [0, 0]
   const balancer = createBalancer('p2c', () => draws.shift() ?? 0)

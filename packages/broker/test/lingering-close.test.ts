@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
-import { acceptOne, listenTcp, localAddress, OwnedFd, Poller } from '@baton/native-sendmsg'
+import { acceptOne, listenTcp, localAddress, OwnedFd, poll, POLLIN, Poller } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
-import { AcceptedClient } from '../src/worker/connection/connection.ts'
+import { AcceptedClient, InheritedClient } from '../src/worker/connection/connection.ts'
 import { LingeringClose } from '../src/worker/reject/lingering-close.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
@@ -45,6 +45,35 @@ void t.test('an answer that the client is slow to read arrives as a whole', { ti
   t.ok(connection.fd.closed)
   await lingeringClose.idle()
 })
+
+void t.test(
+  'a kept connection is closed without an answer, unless a request of it has come',
+  { timeout: LIMIT },
+  async (t) => {
+    for (const asks of [false, true]) {
+      const { lingeringClose, client, connection } = await rejected(t)
+      const kept = new InheritedClient(connection.fd, {
+        order: connection.order,
+        listener: connection.listener,
+        peer: connection.peer,
+        acceptedAt: connection.acceptedAt,
+        id: Buffer.alloc(16),
+        idleUntil: Number.POSITIVE_INFINITY,
+      })
+      if (asks) {
+        client.write('GET / HTTP/1.1\r\n\r\n')
+        await eventually(() => poll(kept.fd.fd, POLLIN) !== 0, 'the request is there')
+      }
+      let received = ''
+      client.on('data', (chunk: Buffer) => (received += chunk.toString()))
+      lingeringClose.reject(kept)
+      await once(client, 'end')
+      client.end()
+      t.match(received, asks ? /^HTTP\/1\.1 503 / : /^$/)
+      await lingeringClose.idle()
+    }
+  },
+)
 
 void t.test('a client that leaves is let go', { timeout: LIMIT }, async (t) => {
   const { lingeringClose, client, connection } = await rejected(t)

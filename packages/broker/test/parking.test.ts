@@ -17,6 +17,7 @@ import {
 } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import type { ParkedClient } from '../src/worker/connection/connection.ts'
+import { metaOf } from '../src/worker/connection/proxied.ts'
 import { systemOs } from '../src/worker/os.ts'
 import { Deadlines, type Ending } from '../src/worker/park/deadlines.ts'
 import { Parking } from '../src/worker/park/parking.ts'
@@ -241,3 +242,13 @@ void t.test('more connections may end together than a call takes arguments', asy
   const due = deadlines.due(1)
   t.same([due.length, due[0]?.number, due.at(-1)?.number], [count, 0, count - 1])
 })
+
+void t.test(
+  'an offer says how long a connection may stay idle, if its next request has not come',
+  async (t) => {
+    t.equal(metaOf({}, 1000), undefined)
+    t.same(metaOf({ idleUntil: 1500.4 }, 1000), { idleFor: 500 })
+    t.same(metaOf({ idleUntil: 900 }, 1000), { idleFor: 0 }, 'its time is over')
+    t.same(metaOf({ idleUntil: Number.POSITIVE_INFINITY }, 1000), { idleFor: 0xffff_ffff })
+  },
+)

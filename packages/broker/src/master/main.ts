@@ -8,7 +8,7 @@ import { PassedSockets } from './systemd/socket-activation.ts'
 import { Notifier } from './systemd/notify.ts'
 import { InstalledProgram } from './reload/installed-program.ts'
 import { Master } from './master.ts'
-import { findLaunchers, isUnderNohup } from './run/launchers.ts'
+import { findLaunchers, findPackageRunners, isUnderNohup } from './run/launchers.ts'
 import { StartLog } from './start-log.ts'
 import { hasChangedSince, watchFolder } from './run/watch-folder.ts'
 import { takeState } from './reload/state.ts'
@@ -104,7 +104,8 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   try {
     const notifier = Notifier.take(process.env, log.logger)
     const program = InstalledProgram.ofProcess(state?.program)
-    const options = { log, program, run, notifier }
+    const launchers = state === undefined && run === undefined ? findPackageRunners() : undefined
+    const options = { log, program, run, launchers, notifier }
     if (state === undefined) {
       await warn()
       const given = PassedSockets.take(process.env, log.logger)

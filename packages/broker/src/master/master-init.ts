@@ -16,6 +16,7 @@ import type { InstalledProgram } from './reload/installed-program.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { RunState } from './run/app-run.ts'
+import type { Launcher } from './run/launchers.ts'
 import type { StartLog } from './start-log.ts'
 import { ManagerStore } from './systemd/manager-store.ts'
 import type { Notifier } from './systemd/notify.ts'
@@ -29,6 +30,8 @@ export interface MasterOptions {
   readonly program: InstalledProgram
   /** Under `baton run`. */
   readonly run?: RunState | undefined
+  /** Under `baton start`, of a new process: it stops when one of them ends. */
+  readonly launchers?: readonly Launcher[] | undefined
   /** Notified of each change of state. The master closes it. */
   readonly notifier: Notifier
   /** Sockets that the service manager has passed. Those that match a listener are taken. */
@@ -48,6 +51,7 @@ export interface MasterInit {
   readonly executions: number
   readonly workersStarted: number
   readonly run: RunState | undefined
+  readonly launchers: readonly Launcher[]
   readonly controls?: Controls | undefined
   readonly shifts?: ShiftsState | undefined
   readonly output?: OutputKeeperState | undefined
@@ -81,7 +85,7 @@ export function lockRuntimeDir({ config }: Settings): OwnedFd {
 export async function opened(
   settings: Settings,
   lock: OwnedFd,
-  { log, run, notifier, given }: MasterOptions,
+  { log, run, launchers, notifier, given }: MasterOptions,
 ): Promise<MasterInit> {
   const { config } = settings
   const poller = new Poller()
@@ -105,6 +109,7 @@ export async function opened(
       executions: 0,
       workersStarted: 0,
       run,
+      launchers: run?.launchers ?? launchers ?? [],
     }
   } catch (error) {
     store.close()
@@ -116,7 +121,7 @@ export async function opened(
 }
 
 /** Of a master that was replaced by this program. Takes the descriptors that crossed exec. */
-export function restored(state: MasterState, { log, notifier, given }: MasterOptions): MasterInit {
+export function restored(state: MasterState, { log, launchers, notifier, given }: MasterOptions): MasterInit {
   // No child may inherit them.
   for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
   notifier.watch()
@@ -140,6 +145,7 @@ export function restored(state: MasterState, { log, notifier, given }: MasterOpt
     executions,
     workersStarted: state.started,
     run: state.run ?? undefined,
+    launchers: state.run?.launchers ?? state.launchers ?? launchers ?? [],
     controls,
     shifts,
     output,

@@ -25,6 +25,7 @@ import {
 } from './master-init.ts'
 import { ReloadResumption } from './reload/resume.ts'
 import { AppRun } from './run/app-run.ts'
+import { LauncherWatch } from './run/launchers.ts'
 import { ReloadPreparation } from './reload/prepare.ts'
 import { brokerFacts } from './broker-facts.ts'
 import type { OperatorCommands } from './operator/commands.ts'
@@ -87,6 +88,7 @@ export class Master {
   readonly #deployer: Deployer
   readonly #late: LateParts
   readonly #appRun: AppRun
+  readonly #launchers: LauncherWatch
   readonly #beforeExec: ReloadPreparation
   readonly #afterExec: ReloadResumption
   readonly #reloads: Reloads
@@ -151,7 +153,7 @@ export class Master {
     options.notifier.ready('serving')
     store.open()
     master.#files.start()
-    master.#appRun.watch()
+    master.#launchers.begin()
     await master.#late.keepUp()
     return master
   }
@@ -185,7 +187,7 @@ export class Master {
     master.#files.start()
     master.#decided = new Promise((decided) => {
       master.#finishing = master.#afterExec.finish(state, decided).then(() => {
-        master.#appRun.watch()
+        master.#launchers.begin()
         return master.#late.keepUp()
       })
     })
@@ -339,12 +341,12 @@ export class Master {
     this.#appRun = new AppRun(run, {
       ...parts,
       deployer: this.#deployer,
-      poller: this.#poller,
       stop: (reason, failure) => {
         this.#failure ??= failure
         void this.stop(reason)
       },
     })
+    this.#launchers = new LauncherWatch(init.launchers, this.#poller, (reason) => void this.stop(reason))
     this.#beforeExec = new ReloadPreparation(parts, program, () => ({
       lock: this.#files.lock,
       lifeline: lifeline.state,
@@ -354,6 +356,7 @@ export class Master {
       history: this.#history,
       tickets: this.#tickets.state,
       run: this.#appRun.state ?? null,
+      launchers: this.#launchers.launchers,
       waiting: this.#reloads.waiting,
       controls: this.#controls.all,
     }))
@@ -427,6 +430,7 @@ export class Master {
 
   async #stop(reason: string, by?: string): Promise<void> {
     this.#appRun.end()
+    this.#launchers.end()
     // Finish a reload that is past exec, but do not wait for backends; one that has not reached exec is cancelled.
     this.#workerPool.hurry()
     await this.#finishing

@@ -1,5 +1,6 @@
 import { collectDefaultMetrics, Registry } from 'prom-client'
 
+import { eventLoopLag, NEVER_MS } from './event-loop-lag.ts'
 import {
   BACKEND_STATES,
   FAILURE_REASONS,
@@ -199,7 +200,8 @@ export class Metrics {
     droppedLines?: (() => number) | undefined
   }) {
     droppedLines(this.#registry, options.droppedLines)
-    collectDefaultMetrics({ register: this.#process })
+    collectDefaultMetrics({ register: this.#process, eventLoopMonitoringPrecision: NEVER_MS })
+    eventLoopLag(this.#process)
     for (const name of MISNAMED) this.#process.removeSingleMetric(name)
 
     gauge<{ version: string }>(this.#process, {

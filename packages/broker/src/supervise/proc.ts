@@ -11,6 +11,8 @@ export interface ProcessFacts {
   readonly parent: number
   readonly group: number
   readonly session: number
+  /** Has a controlling terminal. */
+  readonly terminal: boolean
   /** In clock ticks since boot. Together with the pid it identifies a process for good. */
   readonly startedAt: string
 }
@@ -29,8 +31,14 @@ export function factsOf(pid: number): ProcessFacts | undefined {
     parent: Number(fields[1]),
     group: Number(fields[2]),
     session: Number(fields[3]),
+    terminal: fields[4] !== '0',
     startedAt: fields[19] ?? '',
   }
+}
+
+/** Its arguments; one string with all of them if the program has given itself a title. Empty if there is no such process. */
+export function argumentsOf(pid: number): string[] {
+  return (readOr(`/proc/${pid}/cmdline`) ?? '').replace(/\0+$/, '').split('\0')
 }
 
 /** Resident memory in bytes (VmRSS, proc_pid_status(5)); undefined if there is no such process, or it has ended. */

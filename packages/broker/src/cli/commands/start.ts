@@ -9,7 +9,9 @@ export const start: Command = {
   details: [
     'Runs the broker in the foreground, with JSON logs on standard output: a master, which holds the sockets, and a worker,',
     'which serves. SIGHUP reloads it like `baton reload`, SIGUSR1 reopens its log file, and SIGUSR2 writes its status to the log.',
-    'SIGTERM, SIGINT or SIGQUIT drains it, and it exits with 0; a second one ends it immediately.',
+    'SIGTERM, SIGINT or SIGQUIT drains it, and it exits with 0; a second one ends it immediately. npx, npm, pnpm, yarn and bun',
+    'end at SIGTERM without passing it on: without a terminal, a broker that one of them has started drains when it ends. A',
+    'service manager should start the command itself, node_modules/.bin/baton start, and so wait for the drain.',
   ].join('\n'),
   options: configOption,
   async run({ values }, terminal) {

@@ -52,7 +52,16 @@ export interface ReloadParts {
 /** The rest of what crosses exec. */
 type Carried = Pick<
   MasterState,
-  'lock' | 'lifeline' | 'executions' | 'startedAt' | 'controls' | 'shifts' | 'history' | 'tickets' | 'run'
+  | 'lock'
+  | 'lifeline'
+  | 'executions'
+  | 'startedAt'
+  | 'controls'
+  | 'shifts'
+  | 'history'
+  | 'tickets'
+  | 'run'
+  | 'launchers'
 > & {
   /** Requests for the next reload. */
   readonly waiting: readonly ReloadRequest[]

@@ -10,6 +10,7 @@ import type { FleetState } from '../fleet/state.ts'
 import type { LifelineState } from '../../supervise/lifeline.ts'
 import type { CountersState } from '../workers/counters.ts'
 import type { RunState } from '../run/app-run.ts'
+import type { Launcher } from '../run/launchers.ts'
 import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { LogState } from '../start-log.ts'
 import type { FdStoreState } from '../systemd/fd-store.ts'
@@ -67,6 +68,8 @@ export interface MasterState {
   /** When the process was started; ISO 8601. */
   readonly startedAt: string
   readonly run: RunState | null
+  /** Processes that launched this one, which stops when they end. Absent in the state of an older version, which has those of `baton run` in `run`. */
+  readonly launchers?: readonly Launcher[]
   /** Pid of the worker that a new process has taken over from a master that was killed. It has executed nothing. */
   readonly claimed?: number
   /** Absent in the state of an older version. */

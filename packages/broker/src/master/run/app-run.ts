@@ -1,4 +1,4 @@
-import type { OwnedFd, Poller } from '@baton/native-sendmsg'
+import type { OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { CommandError } from '../../exit-codes.ts'
 import type { BackendReport } from '../fleet/backend-report.ts'
@@ -8,7 +8,7 @@ import type { ProcessExit } from '../../supervise/child.ts'
 import { openListener } from '../../listening/sockets.ts'
 import { type CommandResult, refusal, type PortRequest } from '../../ipc/operator-protocol.ts'
 import type { Deployer } from '../deploy/deployer.ts'
-import { type Launcher, watchLaunchers } from './launchers.ts'
+import type { Launcher } from './launchers.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import { type ActiveConfig, readSettings } from '../active-config.ts'
 import {
@@ -53,14 +53,13 @@ export interface AppRunParts {
   readonly operationLock: Pick<OperationLock, 'activity' | 'idle'>
   readonly logger: Logger
   readonly fleet: Pick<Fleet, 'statuses'>
-  readonly poller: Poller
   /** Stops the broker. `failure`: the command fails with it. */
   readonly stop: (reason: string, failure?: CommandError) => void
 }
 
 /**
  * The parts of a master that only `baton run` uses: turns the ports that the app listens on into listeners, deploys changed files, and
- * stops the broker when the app does not start or when a launcher ends. Does nothing under `baton start`.
+ * stops the broker when the app does not start. Does nothing under `baton start`.
  *
  * Owner of the port assignments.
  */
@@ -75,7 +74,6 @@ export class AppRun {
   #redeploying = false
   #over = false
   readonly #starts: StartWatch | undefined
-  #unwatch: (() => void) | undefined
 
   /** @param state undefined under `baton start` */
   constructor(state: RunState | undefined, parts: AppRunParts) {
@@ -112,15 +110,6 @@ export class AppRun {
   /** Call when the app's processes were started. */
   begin(): void {
     this.#starts?.begin()
-  }
-
-  /** Call when the broker serves: from now on it stops when a launcher ends. */
-  watch(): void {
-    const { poller, stop } = this.#parts
-    if (this.#over || this.#state?.launchers === undefined) return
-    this.#unwatch = watchLaunchers(this.#state.launchers, poller, ({ name, pid }) =>
-      stop(`${name.trim()} (pid ${pid}), which started the broker, has exited`),
-    )
   }
 
   reported(reports: readonly BackendReport[]): void {
@@ -179,7 +168,6 @@ export class AppRun {
   end(): void {
     this.#over = true
     this.#starts?.end()
-    this.#unwatch?.()
   }
 
   async #redeploy(): Promise<void> {

@@ -9,7 +9,7 @@ import {
   type Poller,
   sameOpenFile,
 } from '@baton/native-sendmsg'
-import { factsOf, flagsOf, openFileOf, type ProcessFacts } from '../../supervise/proc.ts'
+import { argumentsOf, factsOf, flagsOf, openFileOf, type ProcessFacts } from '../../supervise/proc.ts'
 
 /** An ancestor that only exists to run this process: `npx`, `npm run`, the shell between them. */
 export type Launcher = Pick<ProcessFacts, 'pid' | 'name' | 'startedAt'>
@@ -38,6 +38,39 @@ export function findLaunchers(): Launcher[] {
   return found
 }
 
+/** Programs that run a command of a package, and end at SIGTERM although that command goes on: the shell that they start it with keeps the signal. */
+const PACKAGE_RUNNERS = new Set(['npm', 'npx', 'pnpm', 'pnpx', 'yarn', 'yarnpkg', 'bun', 'bunx'])
+
+/**
+ * The launchers that a daemon has too, nearest first: `npx` and its like, and shells between them and this process. Any other program
+ * may end and mean the daemon to stay. With a terminal there are none: Ctrl-C reaches the whole process group, and a daemon survives the end of
+ * the terminal.
+ */
+export function findPackageRunners(): Launcher[] {
+  if (factsOf(process.pid)?.terminal !== false) return []
+  const launchers = findLaunchers()
+  const other = launchers.findIndex(
+    ({ pid, name }) => !SHELLS.has(name) && !isPackageRunner(argumentsOf(pid)),
+  )
+  const chain = other === -1 ? launchers : launchers.slice(0, other)
+  const outermost = chain.findLastIndex(({ pid }) => isPackageRunner(argumentsOf(pid)))
+  return chain.slice(0, outermost + 1)
+}
+
+/** @param args as `argumentsOf` returns them: npm has a title, such as `npm exec baton start` */
+export function isPackageRunner(args: readonly string[]): boolean {
+  const [program = '', script = ''] = args.length === 1 ? (args[0] as string).split(' ') : args
+  if (PACKAGE_RUNNERS.has(nameOf(program))) return true
+  return nameOf(program) === 'node' && (script === '--run' || PACKAGE_RUNNERS.has(nameOf(script)))
+}
+
+/** Of a program: `npm-cli.js` is npm. */
+function nameOf(path: string): string {
+  return basename(path)
+    .replace(/\.[cm]?js$/, '')
+    .replace(/-cli$/, '')
+}
+
 /**
  * nohup(1) ignores SIGHUP, which Node undoes when it starts. Two traces are left: its name in `_`, where the shell puts the command
  * it executes, and an unreadable standard input instead of a terminal.
@@ -59,38 +92,48 @@ function isInBackground(child: number, shell: number): boolean {
   return sameOpenFile([child, 0], [shell, 0]) === false
 }
 
-/**
- * Calls `ended` once, when the first of the launchers has ended.
- *
- * @returns stops watching
- */
-export function watchLaunchers(
-  launchers: readonly Launcher[],
-  poller: Poller,
-  ended: (launcher: Launcher) => void,
-): () => void {
-  const undo: (() => void)[] = []
-  const stop = () => {
-    for (const each of undo.splice(0)) each()
+/** Stops the broker when the first of its launchers has ended. */
+export class LauncherWatch {
+  readonly launchers: readonly Launcher[]
+  readonly #poller: Poller
+  readonly #stop: (reason: string) => void
+  readonly #undo: (() => void)[] = []
+  #over = false
+
+  /** @param stop called at most once */
+  constructor(launchers: readonly Launcher[], poller: Poller, stop: (reason: string) => void) {
+    this.launchers = launchers
+    this.#poller = poller
+    this.#stop = stop
   }
-  const finish = (launcher: Launcher) => {
-    stop()
-    ended(launcher)
-  }
-  for (const launcher of launchers) {
-    const fd = openLauncher(launcher)
-    if (fd === undefined) {
-      const immediate = setImmediate(() => finish(launcher))
-      undo.push(() => clearImmediate(immediate))
-      break
+
+  /** Call when the broker serves. */
+  begin(): void {
+    if (this.#over) return
+    for (const launcher of this.launchers) {
+      const fd = openLauncher(launcher)
+      if (fd === undefined) {
+        const immediate = setImmediate(() => this.#ended(launcher))
+        this.#undo.push(() => clearImmediate(immediate))
+        break
+      }
+      const watch = this.#poller.add(fd.fd, EPOLLIN, () => this.#ended(launcher))
+      this.#undo.push(() => {
+        watch.remove()
+        fd.close()
+      })
     }
-    const watch = poller.add(fd.fd, EPOLLIN, () => finish(launcher))
-    undo.push(() => {
-      watch.remove()
-      fd.close()
-    })
   }
-  return stop
+
+  end(): void {
+    this.#over = true
+    for (const undo of this.#undo.splice(0)) undo()
+  }
+
+  #ended({ name, pid }: Launcher): void {
+    this.end()
+    this.#stop(`${name.trim()} (pid ${pid}), which started the broker, has exited`)
+  }
 }
 
 /** Undefined when the launcher has ended. Its pid may belong to another process by now. */

@@ -15,7 +15,7 @@ import type { WorkerView } from './view.ts'
 import { HISTORY_INTERVAL_MS } from '../../api/history.ts'
 import { MAX_INSTANCES, type ScaleTarget } from '../../config/instances.ts'
 import type { Shift } from '../../api/shift.ts'
-import type { BackendStatus, DrainResult, ServiceStatus, Status } from '../../api/status.ts'
+import type { BackendStatus, DrainResult, ListenerStatus, ServiceStatus, Status } from '../../api/status.ts'
 
 interface ServiceParams {
   Params: { service: string }
@@ -23,6 +23,10 @@ interface ServiceParams {
 
 interface BackendParams {
   Params: { service: string; id: string }
+}
+
+interface ReadinessQuery {
+  Querystring: { service?: string }
 }
 
 interface ConnectionParams {
@@ -45,8 +49,13 @@ export function addRoutes(
 
   app.get('/healthz', () => ({ status: 'ok' }))
 
-  app.get('/readyz', (_request, reply) => {
-    const answer = readiness(view.status())
+  app.get<ReadinessQuery>('/readyz', ({ query: { service } }, reply) => {
+    const status = view.status()
+    const only = status.services.find(({ name }) => name === service)
+    // Without a list of those there are: it needs no token.
+    if (service !== undefined && only === undefined)
+      return reply.code(404).send({ ready: false, reasons: [`there is no service ${quoted(service)}`] })
+    const answer = readiness(status, only)
     return reply.code(answer.ready ? 200 : 503).send(answer)
   })
 
@@ -225,14 +234,20 @@ interface Readiness {
   readonly reasons: readonly string[]
 }
 
-/** Ready: not draining, every listener accepts, and every service has a backend that can take a connection now. */
-function readiness(status: Status): Readiness {
+/**
+ * Ready: not draining, every listener accepts, and every service has a backend that can take a connection now.
+ *
+ * @param only one service, and the listeners that lead to it
+ */
+function readiness(status: Status, only?: ServiceStatus): Readiness {
+  const concerns = ({ service, routes = [] }: ListenerStatus) =>
+    only === undefined || [service, ...routes.map((route) => route.service)].includes(only.name)
   const reasons = [
     ...(status.broker.state === 'running' ? [] : ['the broker is draining']),
     ...status.listeners
-      .filter(({ accepting }) => !accepting)
+      .filter((listener) => !listener.accepting && concerns(listener))
       .map(({ name }) => `listener ${name} is not accepting`),
-    ...status.services
+    ...(only === undefined ? status.services : [only])
       .filter(({ backends }) => !backends.some(({ state }) => state === 'ready'))
       .map(({ name }) => `service ${name} has no ready backend`),
   ]

@@ -204,7 +204,8 @@ export class BackendLink implements Candidate {
         connection.shared = true
         offers.push(this.#ledger.open(connection, (messages[index] as { bytes: Buffer }).bytes, due))
       }
-      this.#control.write({ type: 'offer', offers: offers.map((offer) => toWire(offer, deadline)) })
+      const now = this.#os.now()
+      this.#control.write({ type: 'offer', offers: offers.map((offer) => toWire(offer, deadline, now)) })
       this.#armAckTimer()
     }
     if (error === undefined)
@@ -223,7 +224,7 @@ export class BackendLink implements Candidate {
     if (reconnect === null || this.#control.backedUp || !this.#control.writable) return { code: 'WouldBlock' }
     const token = createToken()
     const offer = this.#ledger.open(connection, token, this.#dueFromNow(), 'relay')
-    this.#control.write({ type: 'offer', offers: [toWire(offer, this.#tokenDeadline())] })
+    this.#control.write({ type: 'offer', offers: [toWire(offer, this.#tokenDeadline(), this.#os.now())] })
     this.#dials.dial(offer, { path: reconnect, uid })
     this.#armAckTimer()
     return undefined

@@ -191,8 +191,8 @@ export class OfferLedger {
   }
 }
 
-/** The wire form of an open offer. `deadline`: CLOCK_MONOTONIC, in nanoseconds. */
-export function toWire(offer: OpenOffer, deadline: bigint): Offer {
+/** The wire form of an open offer. `deadline`: CLOCK_MONOTONIC, in nanoseconds. `now`: milliseconds of `os.now()`. */
+export function toWire(offer: OpenOffer, deadline: bigint, now: number): Offer {
   return {
     sequence: offer.sequence,
     token: offer.token,
@@ -200,7 +200,7 @@ export function toWire(offer: OpenOffer, deadline: bigint): Offer {
     deadline,
     kind: offer.kind,
     listener: offer.connection.listener.name,
-    meta: metaOf(offer.connection.proxied),
+    meta: metaOf(offer.connection, now),
     resumed: offer.connection.resume?.block,
   }
 }

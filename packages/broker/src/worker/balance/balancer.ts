@@ -15,30 +15,48 @@ const BALANCES: Readonly<Record<Balance, (random: () => number) => Balancer>> = 
   'source-hash': sourceHash,
 }
 
+/** Credits that differ by less are equal: they are sums of fractions. */
+const EQUAL_WITHIN = 1e-9
+
 /**
  * Smooth weighted round robin, as in nginx (ngx_http_upstream_round_robin.c): at every turn each candidate gains its weight, and
- * the one with the most credit is chosen and pays the total. Weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A candidate
- * absent from a turn loses its credit.
+ * the one with the most credit is chosen and pays the total. Weights 5, 1, 1 give a a b a c a a, not a a a a a b c.
+ *
+ * A candidate absent from a turn loses its credit or debt, and the others share it by weight, since all credits add up to zero. Of
+ * equals, the one that had the last turn waits. Together they make sure that a backend which missed its turn has the next one.
  */
 function roundRobin(): Balancer {
   let credit = new Map<string, number>()
+  let last: string | undefined
   return {
     choose<C extends Candidate>(candidates: readonly C[]) {
+      let sum = 0
+      let weights = 0
+      for (const { id, weight } of candidates) {
+        const known = credit.get(id)
+        if (known === undefined) continue
+        sum += known
+        weights += weight
+      }
       const next = new Map<string, number>()
       let best: C | undefined
       let bestCredit = Number.NEGATIVE_INFINITY
       let total = 0
       for (const candidate of candidates) {
-        const current = (credit.get(candidate.id) ?? 0) + candidate.weight
-        next.set(candidate.id, current)
-        total += candidate.weight
-        if (current > bestCredit) {
+        const { id, weight } = candidate
+        const known = credit.get(id)
+        const current = weight + (known === undefined ? 0 : known - (sum * weight) / weights)
+        next.set(id, current)
+        total += weight
+        const ahead = current - bestCredit
+        if (ahead > EQUAL_WITHIN || (ahead > -EQUAL_WITHIN && best?.id === last)) {
           best = candidate
           bestCredit = current
         }
       }
       if (best !== undefined) next.set(best.id, bestCredit - total)
       credit = next
+      last = best?.id
       return best
     },
   }

@@ -40,6 +40,8 @@ export interface ClientConnection {
   readonly handedBack?: HandBackKind
   /** Number of its flight record. Set and read by the recorder only. */
   record?: number | undefined
+  /** It was handed back idle, and its next request has not come: performance.now() at which it is to be closed; Infinity for never. */
+  readonly idleUntil?: number
   /** It was handed back with its state: only a backend that resumes such states can go on, and the broker never writes to it. */
   readonly resume?: ResumeState
   /** From a PROXY header. `peer` stays the real peer, the load balancer. */
@@ -182,6 +184,7 @@ export class InheritedClient extends WithId implements ClientConnection {
   shared = true
   record: number | undefined
   readonly handedBack?: HandBackKind
+  readonly idleUntil?: number
   readonly resume?: ResumeState
   proxied?: Proxied | undefined
   routed?: Routed | undefined
@@ -198,6 +201,7 @@ export class InheritedClient extends WithId implements ClientConnection {
       id,
       acceptedAt,
       handedBack,
+      idleUntil,
       record,
       resume,
       proxied,
@@ -214,6 +218,7 @@ export class InheritedClient extends WithId implements ClientConnection {
     this.acceptedAt = acceptedAt
     this.record = record
     if (handedBack !== undefined) this.handedBack = handedBack
+    if (idleUntil !== undefined) this.idleUntil = idleUntil
     if (resume !== undefined) this.resume = resume
     if (proxied !== undefined) this.proxied = proxied
     if (routed !== undefined) this.routed = routed

@@ -1,3 +1,4 @@
+import { NO_KEEP_ALIVE_LIMIT } from '@baton/backend-sdk/protocol'
 import { isIPv4, isIPv6 } from 'node:net'
 import type { SocketAddress } from '@baton/native-sendmsg'
 
@@ -16,7 +17,18 @@ interface ProxyMeta {
   readonly localPort: number
 }
 
-export function metaOf(proxied: Proxied | undefined): { readonly proxy: ProxyMeta } | undefined {
+/** Description of a connection in its offer. @param now milliseconds of the clock of `idleUntil` */
+export function metaOf(
+  { proxied, idleUntil }: { readonly proxied?: Proxied | undefined; readonly idleUntil?: number },
+  now: number,
+): { readonly proxy?: ProxyMeta; readonly idleFor?: number } | undefined {
+  const proxy = proxyMetaOf(proxied)
+  if (idleUntil === undefined) return proxy
+  const idleFor = Number.isFinite(idleUntil) ? Math.max(0, Math.round(idleUntil - now)) : NO_KEEP_ALIVE_LIMIT
+  return { ...proxy, idleFor }
+}
+
+function proxyMetaOf(proxied: Proxied | undefined): { readonly proxy: ProxyMeta } | undefined {
   if (proxied === undefined) return undefined
   const { source, destination } = proxied
   if (source.family === 'unix') return undefined
@@ -32,7 +44,7 @@ export function metaOf(proxied: Proxied | undefined): { readonly proxy: ProxyMet
 }
 
 /**
- * The inverse of `metaOf`, for what a backend sends back with a connection; undefined for anything else, such as two families, which no
+ * The inverse of `proxyMetaOf`, for what a backend sends back with a connection; undefined for anything else, such as two families, which no
  * header of a relay could name.
  */
 export function proxiedOf(meta: Readonly<Record<string, unknown>> | undefined): Proxied | undefined {

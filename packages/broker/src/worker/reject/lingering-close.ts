@@ -3,7 +3,9 @@ import {
   EPOLLOUT,
   EPOLLRDHUP,
   NativeError,
+  poll,
   type Poller,
+  POLLIN,
   receivePlain,
   send,
   type Watch,
@@ -38,7 +40,7 @@ interface Lingering {
 }
 
 /**
- * Rejects clients: 503 on HTTP listeners, a plain close otherwise.
+ * Rejects clients: 503 on HTTP listeners, a plain close otherwise, and where no request waits for an answer.
  *
  * If a socket is closed with unread data, the kernel sends a reset, which can destroy an answer that the client has not read yet.
  * So after a 503 the client's data is read and discarded until it closes, or until a timeout (RFC 9112, section 9.6).
@@ -54,7 +56,8 @@ export class LingeringClose {
 
   /** Takes ownership of the connection's descriptor. @param response on HTTP listeners. Default: a 503 */
   reject(connection: ClientConnection, response: Buffer = RESPONSE): void {
-    if (connection.listener.protocol === 'http') this.answer(connection, response)
+    if (connection.listener.protocol === 'http' && !isBetweenRequests(connection))
+      this.answer(connection, response)
     else discardClient(connection)
   }
 
@@ -130,6 +133,11 @@ export class LingeringClose {
     lingering.closed()
     if (this.#lingering.size === 0) for (const resolve of this.#idle.splice(0)) resolve()
   }
+}
+
+/** A connection that was kept alive, and whose next request has not come. */
+function isBetweenRequests({ fd, idleUntil }: ClientConnection): boolean {
+  return idleUntil !== undefined && poll(fd.fd, POLLIN) === 0
 }
 
 /** Sends what the client's window has room for. @returns the rest; undefined if the socket has failed */

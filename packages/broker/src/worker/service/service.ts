@@ -347,11 +347,11 @@ export class Service implements LinkHost, UpstreamHost {
     if (this.#isMoving) await new Promise<void>((resolve) => this.#whenMoved.push(resolve))
   }
 
-  /** No idle connection is kept from now on: those that are here go to backends, if there are any, as if their next requests had come. */
+  /** No idle connection is kept from now on: those that are here go to backends, if there are any, which keep them for the rest of their time. */
   returnParked(): void {
     if (this.#handoffCandidates().length === 0) return
     this.#ending = true
-    for (const parked of this.#parking.take()) this.arrive(this.#again(parked))
+    for (const parked of this.#parking.take()) this.arrive(this.#again(parked, parked.idleUntil))
     this.flush()
   }
 
@@ -586,7 +586,8 @@ export class Service implements LinkHost, UpstreamHost {
     else this.arrive(connection)
   }
 
-  #again({ fd, listener, id, record, proxied }: ParkedClient): InheritedClient {
+  /** @param idleUntil of one whose next request has not come */
+  #again({ fd, listener, id, record, proxied }: ParkedClient, idleUntil?: number): InheritedClient {
     return new InheritedClient(fd, {
       order: nextArrival(),
       listener,
@@ -594,6 +595,7 @@ export class Service implements LinkHost, UpstreamHost {
       id,
       acceptedAt: this.#os.now(),
       handedBack: 'idle',
+      ...(idleUntil !== undefined && { idleUntil }),
       record,
       proxied,
     })
