@@ -65,7 +65,8 @@ export class Adoption {
 
   /** Takes ownership of `delivery`; its ACK is in the kernel (I2). */
   adopt(attachment: Attachment, offer: Offer, delivery: Delivery): void {
-    const { idleFor, ...described } = withoutIdleFor(offer)
+    const described = withoutIdleFor(offer)
+    const { idleFor } = described
     const connection = new ConnectionInfo(described, this.#options.service)
     const { allowHalfOpen } = attachment
     const socket =
@@ -287,8 +288,10 @@ function goOn(relayed: Socket): void {
 }
 
 /** Takes `idleFor` from the meta: it holds at this moment, and is not for the app, nor for the broker that gets the connection back. */
-function withoutIdleFor({ connection, kind, listener, meta }: Offer): DescribedOffer & { idleFor?: number } {
-  const { idleFor, ...rest } = meta ?? {}
-  if (typeof idleFor !== 'number') return { connection, kind, listener, meta }
+function withoutIdleFor(offer: Offer): DescribedOffer & { idleFor?: number } {
+  // Nearly always: no copy for those.
+  if (typeof offer.meta?.['idleFor'] !== 'number') return offer
+  const { connection, kind, listener, meta } = offer
+  const { idleFor, ...rest } = meta as { idleFor: number }
   return { connection, kind, listener, meta: Object.keys(rest).length === 0 ? undefined : rest, idleFor }
 }

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
+import { DenseList } from './dense-list.ts'
 
-/** A socket and its index in the list; -1 once removed. */
 interface Place {
   readonly socket: Socket
   /** performance.now() when it was added. */
@@ -10,46 +10,29 @@ interface Place {
   index: number
 }
 
-/**
- * The live sockets of a server, as a dense list: on removal the last entry moves into the gap. Thousands come and go per second,
- * and a Set allocates a new table for every few dozen of them. An old table that V8 has promoted keeps its entries alive, which
- * doubled the surviving garbage.
- */
+/** The live sockets of a server. */
 export class AdoptedSockets implements Iterable<Socket> {
-  readonly #places: Place[] = []
+  readonly #places = new DenseList<Place>()
 
   get size(): number {
-    return this.#places.length
+    return this.#places.size
   }
 
   /** Calls `onGone` once, after the socket has closed and left the list. */
   add(socket: Socket, onGone: () => void, resumed = false): void {
-    const place = { socket, since: performance.now(), resumed, index: this.#places.length }
-    this.#places.push(place)
+    const place = { socket, since: performance.now(), resumed, index: -1 }
+    this.#places.add(place)
     socket.on('close', () => {
-      if (this.#remove(place)) onGone()
+      if (this.#places.remove(place)) onGone()
     })
   }
 
   *[Symbol.iterator](): Generator<Socket> {
-    // Iterate over a copy: sockets that are destroyed meanwhile leave the list.
-    for (const { socket } of this.#places.slice()) yield socket
+    for (const { socket } of this.#places.all()) yield socket
   }
 
   /** Those on which a client has sent nothing, with the time of `performance.now()` when each was added. */
   silent(): { socket: Socket; since: number }[] {
-    return this.#places.filter(({ socket, resumed }) => socket.bytesRead === 0 && !resumed)
-  }
-
-  #remove(place: Place): boolean {
-    const { index } = place
-    if (index === -1) return false
-    place.index = -1
-    const last = this.#places.pop()
-    if (last !== undefined && last !== place) {
-      last.index = index
-      this.#places[index] = last
-    }
-    return true
+    return this.#places.all().filter(({ socket, resumed }) => socket.bytesRead === 0 && !resumed)
   }
 }

@@ -1,14 +1,25 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { http } from '../node-http.ts'
 import type { Duplex } from 'node:stream'
+import { DenseList } from './dense-list.ts'
 
 /** One HTTP/1 connection: the response to its newest request, until that response is finished. */
 interface Exchange {
+  readonly socket: Duplex
+  readonly owner: LastAnswers
   newest: ServerResponse | undefined
   /** performance.now() when the last answer was over. */
   idleSince: number
   /** Answers while draining that have left the connection open, although idle ones could leave. */
   kept: number
+  index: number
+}
+
+/** Key of its exchange on a socket. Not a Map or a WeakMap: see `DenseList`. */
+const exchangeOf = Symbol('baton exchange')
+
+interface Exchanging {
+  [exchangeOf]?: Exchange
 }
 
 /** A connection on which the client always has the next request on its way is never idle: it ends with this answer. */
@@ -44,7 +55,7 @@ export function isRequest(
  * connection stays open until its next request, which may be on its way.
  */
 export class LastAnswers {
-  readonly #exchanges = new Map<Duplex, Exchange>()
+  readonly #exchanges = new DenseList<Exchange>()
   readonly #onIdle: (socket: Duplex) => void
   #draining = false
   #taker: IdleTaker = { takes: () => false, behind: false }
@@ -60,27 +71,27 @@ export class LastAnswers {
 
   /** Connections that have had a request. */
   get connections(): Iterable<Duplex> {
-    return this.#exchanges.keys()
+    return this.#exchanges.all().map(({ socket }) => socket)
   }
 
   /** Whether a request of this connection has no complete response yet. */
   isAnswering(socket: Duplex): boolean {
-    return this.#exchanges.get(socket)?.newest !== undefined
+    return this.#of(socket)?.newest !== undefined
   }
 
   /** Whether no request of this connection has come behind the one of this response, which is not complete. */
   isNewest(socket: Duplex, response: ServerResponse): boolean {
-    return this.#exchanges.get(socket)?.newest === response
+    return this.#of(socket)?.newest === response
   }
 
   /** When its last answer was over, by performance.now(); undefined before the first request. */
   idleSince(socket: Duplex): number | undefined {
-    return this.#exchanges.get(socket)?.idleSince
+    return this.#of(socket)?.idleSince
   }
 
   /** Must be called for each request before the app gets it. */
   received(request: IncomingMessage, response: ServerResponse): void {
-    const exchange = this.#exchanges.get(request.socket) ?? this.#open(request.socket)
+    const exchange = this.#of(request.socket) ?? this.#open(request.socket)
     exchange.newest = response
     response.once('close', () => {
       if (exchange.newest !== response) return
@@ -99,8 +110,8 @@ export class LastAnswers {
   drain(taker: IdleTaker): void {
     this.#draining = true
     this.#taker = taker
-    for (const [socket, exchange] of this.#exchanges) {
-      const { newest } = exchange
+    for (const exchange of this.#exchanges.all()) {
+      const { socket, newest } = exchange
       if (newest && !newest.headersSent) this.#sayClose(socket, exchange, newest)
     }
   }
@@ -114,10 +125,24 @@ export class LastAnswers {
     }, response)
   }
 
-  #open(socket: Duplex): Exchange {
-    const exchange: Exchange = { newest: undefined, idleSince: performance.now(), kept: 0 }
-    this.#exchanges.set(socket, exchange)
-    socket.once('close', () => this.#exchanges.delete(socket))
+  /** Of a connection that is open, and had a request here. */
+  #of(socket: Duplex & Exchanging): Exchange | undefined {
+    const exchange = socket[exchangeOf]
+    return exchange?.owner === this && exchange.index !== -1 ? exchange : undefined
+  }
+
+  #open(socket: Duplex & Exchanging): Exchange {
+    const exchange: Exchange = {
+      socket,
+      owner: this,
+      newest: undefined,
+      idleSince: performance.now(),
+      kept: 0,
+      index: -1,
+    }
+    this.#exchanges.add(exchange)
+    socket[exchangeOf] = exchange
+    socket.once('close', () => this.#exchanges.remove(exchange))
     return exchange
   }
 }
