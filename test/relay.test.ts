@@ -224,6 +224,15 @@ void t.test(
     const get = async () => (await fetch(upstreams.url(), { headers: { connection: 'close' } })).text()
     for (let each = 0; each < 40; each++) await get()
     t.same(hits, [30, 10])
+    const state = (await broker.status()).services.find(({ name }) => name === 'upstreams')
+    t.same(state?.upstreams, [at(ports[0], 3), at(ports[1])])
+    // A service that needs no backend once kept the whole broker from being ready, while agent checks said that it was up.
+    const { reasons } = (await (await fetch(`${broker.admin}/readyz`)).json()) as { reasons: string[] }
+    t.ok(reasons.includes('service dying has no ready backend'), 'a service without upstreams')
+    t.notOk(
+      reasons.some((reason) => /upstreams|answering|early/.test(reason)),
+      reasons.join(', '),
+    )
 
     const closed = once(servers[0] as http.Server, 'close')
     servers[0]?.close()

@@ -225,7 +225,10 @@ interface Readiness {
   readonly reasons: readonly string[]
 }
 
-/** Ready: not draining, every listener accepts, and every service has a backend that can take a connection now. */
+/**
+ * Ready: not draining, every listener accepts, and every service has a backend that can take a connection now, or upstreams, which need none. Agent
+ * checks follow the same rule.
+ */
 function readiness(status: Status): Readiness {
   const reasons = [
     ...(status.broker.state === 'running' ? [] : ['the broker is draining']),
@@ -233,7 +236,10 @@ function readiness(status: Status): Readiness {
       .filter(({ accepting }) => !accepting)
       .map(({ name }) => `listener ${name} is not accepting`),
     ...status.services
-      .filter(({ backends }) => !backends.some(({ state }) => state === 'ready'))
+      .filter(
+        ({ backends, upstreams = [] }) =>
+          upstreams.length === 0 && !backends.some(({ state }) => state === 'ready'),
+      )
       .map(({ name }) => `service ${name} has no ready backend`),
   ]
   return { ready: reasons.length === 0, reasons }
