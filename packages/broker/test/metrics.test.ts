@@ -115,6 +115,28 @@ void t.test(
   },
 )
 
+// While a new master replaced the worker that it had taken over, and in each reload, the series of replacements were absent: rate() missed the first.
+void t.test('series of known services exist from the beginning, with what was counted before', async (t) => {
+  const before = new Counters()
+  before.replaced('web', 'memory', 'failure')
+  const counters = new Counters(before.state, undefined, ['web', 'api'])
+  const text = await fresh().text(await counters.snapshots())
+  const series = /^baton_backend_replacements_total\{service="(\w+)",reason="(\w+)",result="(\w+)"\} (\d+)$/gm
+  t.same(
+    [...text.matchAll(series)].map((found) => found.slice(1).join(' ')),
+    [
+      'web memory success 0',
+      'web memory failure 1',
+      'web schedule success 0',
+      'web schedule failure 0',
+      'api memory success 0',
+      'api memory failure 0',
+      'api schedule success 0',
+      'api schedule failure 0',
+    ],
+  )
+})
+
 void t.test('concurrent scrapes are rendered once, after the last request', async (t) => {
   const runs: { started: number; finish: (error?: Error) => void }[] = []
   let asked = 0
