@@ -46,7 +46,7 @@ const LEVELS = ['info', 'warn', 'error'] as const satisfies readonly (keyof Logg
 const silent: Logger = { info() {}, warn() {}, error() {} }
 
 /**
- * What the broker would refuse is refused here: a HELLO that it cannot read leads to another one, for ever.
+ * Checks types and lengths as the broker does: after a HELLO that it cannot read, the SDK would dial again and again.
  *
  * @throws {BackendError} BATON_ERR_NO_SERVICE, BATON_ERR_INVALID_OPTION
  */
