@@ -433,3 +433,34 @@ void t.test('an instance restarts exited processes, until it is stopped', async 
   t.same(stopped.effects, [{ kind: 'retire', id: 'c' }])
   t.same(step(stopped.state, { kind: 'start', id: 'd' }).effects, [])
 })
+
+// A reload that fails after the re-execution, because an address is in use, brings no configuration. The broker's own deadline, 30 s, then counted
+// for each service.
+void t.test('the deadline of a service outlives a reload that is refused', async (t) => {
+  const os = new VirtualOs()
+  const drains: [service: string, deadline: number][] = []
+  const options: FleetOptions = {
+    logger: pino({ level: 'silent' }),
+    os,
+    socket: '/run/control.sock',
+    env: {},
+    master: {},
+    workers: { drain: (name, _backend, deadline) => void drains.push([name, deadline]) },
+  }
+  const services = new Map([['web', service({ instances: 1, drainDeadline: 600_000 })]])
+  const fleet = new Fleet(options)
+  fleet.apply({ services, base: tmpdir(), drainDeadline: 30_000 })
+  const listed = listing(os.last)
+  const states = [fleet.serialize().state, fleet.estate()]
+  fleet.close()
+  for (const state of states) {
+    const next = Fleet.restore(JSON.parse(JSON.stringify(state)), options)
+    next.reported([listed])
+    void next.stop(900_000)
+    next.close()
+  }
+  t.same(drains, [
+    ['web', 600_000],
+    ['web', 600_000],
+  ])
+})

@@ -60,7 +60,8 @@ export class Fleet {
     fleet.#drainDeadline = drainDeadline
     for (const saved of services) {
       const service = ManagedService.restore(saved, options, fleet.#exited)
-      service.configure(drainDeadline)
+      // The configuration that `apply` brings may be refused.
+      service.configure(saved.drainDeadline ?? drainDeadline)
       fleet.#services.set(saved.name, service)
     }
     return fleet
