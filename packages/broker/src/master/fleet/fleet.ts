@@ -60,7 +60,7 @@ export class Fleet {
     fleet.#drainDeadline = drainDeadline
     for (const saved of services) {
       const service = ManagedService.restore(saved, options, fleet.#exited)
-      // The configuration that `apply` brings may be refused.
+      // The configuration that `apply` brings may not have it any more.
       service.configure(saved.drainDeadline ?? drainDeadline)
       fleet.#services.set(saved.name, service)
     }
