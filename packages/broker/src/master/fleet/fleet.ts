@@ -197,10 +197,10 @@ export class Fleet {
 
   /** The state for another master, if this one is killed. Its descriptors stay this fleet's. */
   estate(): FleetState {
-    const until = this.#options.os.now() + this.#drainDeadline
+    const now = this.#options.os.now()
     return {
       drainDeadline: this.#drainDeadline,
-      services: [...this.#services.values()].map((service) => service.save(until)),
+      services: [...this.#services.values()].map((service) => service.save(now + service.drainDeadline)),
     }
   }
 
