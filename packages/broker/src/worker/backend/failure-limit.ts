@@ -34,8 +34,8 @@ export class FailureLimit {
   }
 
   succeeded(attempt: Attempt = 'handoff'): void {
-    const rest = attempt === 'handoff' ? [] : this.#recent.filter((each) => each.attempt === 'handoff')
-    if (rest.length < this.#recent.length) this.#recent = rest
+    if (this.#recent.length > 0)
+      this.#recent = this.#recent.filter((each) => attempt === 'relay' && each.attempt === 'handoff')
     if (attempt === 'handoff' || !this.#pausedByHandoffs) this.#pausedUntil = 0
   }
 
