@@ -89,7 +89,7 @@ void t.test('open connections of a source, and of a listener', { timeout: LIMIT 
   t.equal(await status(t, 'web', '127.0.0.4'), 200)
   const full = await open(t, 'web', '127.0.0.4')
   const { status: code, headers } = await full.get()
-  t.match([code, headers], [503, { 'retry-after': '5' }])
+  t.match([code, headers], [429, { 'retry-after': '5' }])
   t.same(
     [await unrouted('web', 'limit_source_connections'), await unrouted('web', 'limit_connections')],
     [1, 1],
@@ -98,7 +98,7 @@ void t.test('open connections of a source, and of a listener', { timeout: LIMIT 
   t.equal(await reload(t, broker).then(({ success }) => success), true)
   await onlyWorker(t, broker)
   t.equal(await status(t, 'web', '127.0.0.2'), 429, 'a new worker knows of them')
-  t.equal(await status(t, 'web', '127.0.0.5'), 503)
+  t.equal(await status(t, 'web', '127.0.0.5'), 429)
   signal(await onlyWorker(t, broker), 'SIGKILL')
   await broker.backends(1).catch(() => broker.backends(1))
   t.equal(await status(t, 'web', '127.0.0.2'), 429, 'and so does the next one after its death')

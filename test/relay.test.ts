@@ -72,10 +72,12 @@ const { broker, services } = await startServices(t, {
   guarded: { config: { handoff, ackDeadline: TOKEN_TTL - 1, tokenTtl: TOKEN_TTL } },
   foreign: { config: { handoff } },
   scarce: {},
+  refusing: { config: { failureLimit: { failures: 2, window: '10m', pause: '10m' } } },
   full: { config: { ackDeadline: LANE_DEADLINE, tokenTtl: 2 * LANE_DEADLINE } },
   tls: { protocol: 'tls', config: { handoff } },
   dying: { config: { handoff } },
-  ending: { config: { handoff } },
+  // The longest one. With the grace of the worker it was too long for a timer, which fired at once: the worker was killed.
+  ending: { config: { handoff, drainDeadline: '2147483647ms' } },
 })
 
 /** @returns its port; it is closed at the end of the file. */
@@ -224,6 +226,15 @@ void t.test(
     const get = async () => (await fetch(upstreams.url(), { headers: { connection: 'close' } })).text()
     for (let each = 0; each < 40; each++) await get()
     t.same(hits, [30, 10])
+    const state = (await broker.status()).services.find(({ name }) => name === 'upstreams')
+    t.same(state?.upstreams, [at(ports[0], 3), at(ports[1])])
+    // A service that needs no backend once kept the whole broker from being ready, while agent checks said that it was up.
+    const { reasons } = (await (await fetch(`${broker.admin}/readyz`)).json()) as { reasons: string[] }
+    t.ok(reasons.includes('service dying has no ready backend'), 'a service without upstreams')
+    t.notOk(
+      reasons.some((reason) => /upstreams|answering|early/.test(reason)),
+      reasons.join(', '),
+    )
 
     const closed = once(servers[0] as http.Server, 'close')
     servers[0]?.close()
@@ -375,6 +386,46 @@ void t.test(
   },
 )
 
+// Each relay that succeeded forgot the descriptors that had been refused before, so that the backend was offered the next one, and refused it.
+void t.test(
+  'too many refused descriptors pause a backend, even if its relays succeed',
+  { timeout: LIMIT },
+  async (t) => {
+    const { refusing } = services
+    const endpoint = join(broker.folder, 'refusing.sock')
+    const peer = await FalseBackend.register(
+      t,
+      broker.control,
+      hello('refusing', { reconnect: { path: endpoint } }),
+    )
+    stayAlive(t, peer)
+    await acceptRelays(t, peer, endpoint)
+    const offered: string[] = []
+    for (const refused of [1, 2]) {
+      const client = await refusing.visit(t)
+      const offer = (await peer.offers(offered.length + 1)).at(-1) as Offer
+      for (const { fd } of peer.take(1)) fd.close()
+      peer.nack(offer)
+      t.equal((await client.answer()).status, 200, `client ${refused} is relayed`)
+      offered.push(offer.kind, 'relay')
+    }
+    await refusing.until(({ backends }) => backends[0]?.state === 'paused', 'it is paused')
+    t.equal((await (await refusing.visit(t)).answer()).status, 200, 'and is offered relays alone')
+    offered.push('relay')
+    t.same(
+      (await peer.offers(offered.length)).map(({ kind }) => kind),
+      offered,
+    )
+    t.same(offered, ['descriptor', 'relay', 'descriptor', 'relay', 'relay'])
+    const limited = 'action="reconnect",reason="FailedAttemptRateLimited"'
+    t.equal(await refusing.metric('baton_fallbacks_total', limited), 1)
+    t.equal(await refusing.metric('baton_handoff_failures_total', 'reason="TokenNotPending"'), 2)
+    const state = await refusing.until(({ inFlight }) => inFlight === 0, 'settled')
+    t.equal(state.outcomes.relayed, 3)
+    t.equal(state.unaccounted, 0)
+  },
+)
+
 void t.test('a lane that stays full: further clients are relayed', { timeout: LIMIT }, async (t) => {
   const { full } = services
   const endpoint = join(broker.folder, 'relay.sock')
@@ -385,27 +436,7 @@ void t.test('a lane that stays full: further clients are relayed', { timeout: LI
     hello('full', { reconnect: { path: endpoint } }),
   )
   stayAlive(t, peer)
-  const server = createServer((socket) => void serve(socket))
-  const serve = async (socket: Socket) => {
-    const [chunk] = (await once(socket, 'data')) as [Buffer]
-    const { header, length } = decodeProxyHeader(chunk) ?? {}
-    t.equal(chunk.length, length, 'not a byte of the client’s before the ACK')
-    const offered = () => peer.wire.all('offer').flatMap(({ offers }) => offers)
-    const isOurs = (offer: Offer) =>
-      offer.kind === 'relay' && header?.token !== undefined && offer.token.equals(header.token)
-    await eventually(
-      () => offered().some(isOurs),
-      () => 'the OFFER of this token',
-    )
-    peer.ack(offered().find(isOurs) as Offer)
-    await once(socket, 'data')
-    const { source, sourcePort } = header?.addresses ?? {}
-    const answer = `${source}:${sourcePort}`
-    socket.end(`HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ${answer.length}\r\n\r\n${answer}`)
-  }
-  server.listen(endpoint)
-  await once(server, 'listening')
-  t.teardown(() => server.close())
+  await acceptRelays(t, peer, endpoint)
 
   const stuck: Socket[] = []
   t.teardown(() => stuck.forEach((socket) => socket.destroy()))
@@ -479,6 +510,31 @@ void t.test(
     t.equal(state.unaccounted, 0)
   },
 )
+
+/** Listens at the endpoint of a scripted backend, acknowledges each relay, and answers its request with the address in the header. */
+async function acceptRelays(t: Test, peer: FalseBackend, endpoint: string): Promise<void> {
+  const serve = async (socket: Socket) => {
+    const [chunk] = (await once(socket, 'data')) as [Buffer]
+    const { header, length } = decodeProxyHeader(chunk) ?? {}
+    t.equal(chunk.length, length, 'not a byte of the client’s before the ACK')
+    const offered = () => peer.wire.all('offer').flatMap(({ offers }) => offers)
+    const isOurs = (offer: Offer) =>
+      offer.kind === 'relay' && header?.token !== undefined && offer.token.equals(header.token)
+    await eventually(
+      () => offered().some(isOurs),
+      () => 'the OFFER of this token',
+    )
+    peer.ack(offered().find(isOurs) as Offer)
+    await once(socket, 'data')
+    const { source, sourcePort } = header?.addresses ?? {}
+    const answer = `${source}:${sourcePort}`
+    socket.end(`HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ${answer.length}\r\n\r\n${answer}`)
+  }
+  const server = createServer((socket) => void serve(socket))
+  server.listen(endpoint)
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+}
 
 /** Answers the broker's heartbeats: a backend that reads its control connection, whatever it does with its lane. */
 function stayAlive(t: Test, { wire }: FalseBackend): void {

@@ -118,6 +118,7 @@ export interface Status {
     held: number
     inFlight: number
     stuck: number
+    upstreams?: readonly { address: string; weight: number }[]
     parked: number
     handedBack: number
     shift?: { to: string; share: number } | null

@@ -132,7 +132,7 @@ export class Registered {
       sequence: ++this.#sequence,
       token,
       connection: randomBytes(16),
-      deadline: process.hrtime.bigint() + BigInt(this.tokenTtl) * 1_000_000n,
+      deadline: process.hrtime.bigint() + BigInt(Math.round(this.tokenTtl * 1e6)),
       kind: 'descriptor',
       listener: 'web',
       meta: undefined,

@@ -5,6 +5,7 @@ import { Adoption } from './adoption.ts'
 import { checkAdoption } from './adoption-check.ts'
 import {
   type AttachableServer,
+  AttachError,
   type Attachment,
   attachGrpc,
   type AttachHooks,
@@ -125,6 +126,8 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
   readonly #stayWithoutMaster: () => void
   #attachment: Attachment | undefined
+  /** Between `attach()` and `detach()`. */
+  #isAttached = false
   #state: BackendState = 'idle'
   #id: string | null
   #slot: string | null = null
@@ -187,11 +190,14 @@ export class Backend extends EventEmitter<BackendEvents> {
    * @param options.migrate `net` servers only: how their connections move to another process
    * @param options.credentials gRPC servers only: for their connections
    * @param options.tlsSessions TLS servers only: false if the app manages its session tickets itself
-   * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
+   * @throws {AttachError} BATON_ERR_NOT_A_SERVER; BATON_ERR_ALREADY_ATTACHED, also if this backend has another server
    * @throws {BackendError} BATON_ERR_INVALID_OPTION; BATON_ERR_UNSUPPORTED_RUNTIME for an `https` server in Bun
    */
   attach<State = unknown>(server: AttachableServer | GrpcServer, options: AttachOptions<State> = {}): this {
     const { migrate, tlsSessions = true, credentials } = options
+    // Connections of the first server would have been forgotten by a drain.
+    if (this.#isAttached)
+      throw new AttachError('BATON_ERR_ALREADY_ATTACHED', 'this backend has a server; create another backend')
     const mover = migrate && new RawMover(this.#migration(), migrate)
     const hooks: AttachHooks = {
       onServerClose: () => void this.#drain(SERVER_CLOSED, Number.POSITIVE_INFINITY),
@@ -234,6 +240,7 @@ export class Backend extends EventEmitter<BackendEvents> {
       this.#adoption.raw = mover
       this.#movers.add(mover)
     }
+    this.#isAttached = true
     if ('setSecureContext' in server) {
       server.prependListener('secureConnection', (secure: TLSSocket) => this.#adoption.linkSecure(secure))
     }
@@ -308,6 +315,7 @@ export class Backend extends EventEmitter<BackendEvents> {
    */
   detach(): void {
     this.#attachment?.detach()
+    this.#isAttached = false
   }
 
   /** The broker's information about a connection that the attached server received; undefined for any other socket. */

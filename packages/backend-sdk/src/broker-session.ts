@@ -167,7 +167,8 @@ export class BrokerSession {
     this.#granted = capabilities.includes(HANDBACK_CAPABILITY)
     this.#handBackOff = !this.#granted
     this.#departures = new HandBackLedger(handBackWindow ?? 0)
-    const tokenTtl = BigInt(transport.welcome.tokenTtl) * 1_000_000n
+    // Milliseconds may have a fraction.
+    const tokenTtl = BigInt(Math.round(transport.welcome.tokenTtl * 1e6))
     this.#descriptors = new TokenLedger(tokenTtl)
     this.#dialled = new TokenLedger(tokenTtl)
     this.#control = new ControlConnection(transport.control, transport.order, {

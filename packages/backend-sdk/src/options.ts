@@ -1,10 +1,11 @@
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { inspect } from 'node:util'
 import { BackendError } from './errors.ts'
 import { type Logger, stderrLogger } from './logger.ts'
-import { MAX_VERSION } from './protocol/json-members.ts'
+import { MAX_SECRET, MAX_SERVICE, MAX_VERSION } from './protocol/json-members.ts'
 
-/** Options of `createBackend`. Those with a variable can be set in the environment instead. Unknown keys are refused. */
+/** Options of `createBackend`. Those with a variable can be set in the environment instead; an empty variable counts as not set. Unknown keys are refused. */
 export interface BackendOptions {
   /** Path of the broker's control socket. Default: `BATON_SOCKET`, else `control.sock` in the broker's default runtime folder. */
   socket?: string
@@ -41,44 +42,51 @@ const OPTIONS: Readonly<Record<keyof BackendOptions, true>> = {
 }
 
 const MAX_WEIGHT = 1000
+const LEVELS = ['info', 'warn', 'error'] as const satisfies readonly (keyof Logger)[]
 const silent: Logger = { info() {}, warn() {}, error() {} }
 
-/** @throws {BackendError} BATON_ERR_NO_SERVICE, BATON_ERR_INVALID_OPTION */
+/**
+ * Checks types and lengths as the broker does: after a HELLO that it cannot read, the SDK would dial again and again.
+ *
+ * @throws {BackendError} BATON_ERR_NO_SERVICE, BATON_ERR_INVALID_OPTION
+ */
 export function resolveOptions(options: BackendOptions, env: NodeJS.ProcessEnv): ResolvedOptions {
   for (const key of Object.keys(options)) {
     if (Object.hasOwn(OPTIONS, key)) continue
-    const known = Object.keys(OPTIONS).join(', ')
-    throw new BackendError(
-      'BATON_ERR_INVALID_OPTION',
-      `unknown option ${JSON.stringify(key)}, wanted one of ${known}`,
-    )
+    throw invalid(`unknown option ${JSON.stringify(key)}, wanted one of ${Object.keys(OPTIONS).join(', ')}`)
   }
-  const service = options.service ?? env['BATON_SERVICE']
+  const service = options.service ?? set(env['BATON_SERVICE'])
   if (service === undefined || service === '') throw new BackendError('BATON_ERR_NO_SERVICE')
   const weight = options.weight ?? 1
-  if (!(weight > 0 && weight <= MAX_WEIGHT)) {
-    throw new BackendError(
-      'BATON_ERR_INVALID_OPTION',
-      `weight is ${weight}, wanted a number above 0 and at most ${MAX_WEIGHT}`,
-    )
-  }
-  const version = options.version ?? env['BATON_VERSION'] ?? null
-  if (version !== null && version.length > MAX_VERSION) {
-    throw new BackendError(
-      'BATON_ERR_INVALID_OPTION',
-      `version has ${version.length} characters, wanted at most ${MAX_VERSION}`,
-    )
-  }
-  const socket = options.socket ?? env['BATON_SOCKET']
+  if (typeof weight !== 'number' || !(weight > 0 && weight <= MAX_WEIGHT))
+    throw invalid(`weight is ${inspect(weight)}, wanted a number above 0 and at most ${MAX_WEIGHT}`)
+  const socket = options.socket ?? set(env['BATON_SOCKET'])
+  if (socket === '') throw invalid('socket is empty, wanted a path')
+  const secret = options.secret ?? set(env['BATON_SECRET'])
+  const { logger } = options
+  if (logger && !LEVELS.every((level) => typeof logger[level] === 'function'))
+    throw invalid(`logger has no methods ${LEVELS.join(', ')}, wanted a logger such as pino, or false`)
   return {
-    socket: socket ?? join(defaultRuntimeDir(env), 'control.sock'),
+    socket: textOf('socket', socket) ?? join(defaultRuntimeDir(env), 'control.sock'),
     socketIsDefault: socket === undefined,
-    service,
-    version,
+    service: textOf('service', service, MAX_SERVICE) ?? '',
+    version: textOf('version', options.version ?? set(env['BATON_VERSION']), MAX_VERSION) ?? null,
     weight,
-    secret: options.secret ?? env['BATON_SECRET'] ?? null,
-    logger: options.logger === false ? silent : (options.logger ?? stderrLogger),
+    secret: textOf('secret', secret, MAX_SECRET) ?? null,
+    logger: logger === false ? silent : (logger ?? stderrLogger),
   }
+}
+
+const set = (variable: string | undefined) => (variable === '' ? undefined : variable)
+
+const invalid = (message: string) => new BackendError('BATON_ERR_INVALID_OPTION', message)
+
+/** Programs without types pass other values. The message does not show the value: it may be a secret. */
+function textOf(key: string, value: string | undefined, most = Infinity): string | undefined {
+  if (value === undefined) return undefined
+  if (typeof value !== 'string') throw invalid(`${key} is a ${typeof value}, wanted a string`)
+  if (value.length <= most) return value
+  throw invalid(`${key} has ${value.length} characters, wanted at most ${most}`)
 }
 
 /**

@@ -66,6 +66,56 @@ void t.test('an unknown option is refused, and the message names it', async (t) 
   t.throws(() => createBackend(inherited), { code: 'BATON_ERR_INVALID_OPTION', message: /"toString"/ })
 })
 
+// The broker could not read the HELLO, and `ready()` waited for ever; without the methods of a logger, a promise was rejected unhandled.
+void t.test('a value of another type is refused at once', (t) => {
+  const refused = (options: object, message: RegExp) =>
+    t.throws(() => createBackend({ service: 'web', ...options }), {
+      code: 'BATON_ERR_INVALID_OPTION',
+      message,
+    })
+  refused({ version: 3 }, /version is a number, wanted a string/)
+  refused({ service: 5 }, /service is a number, wanted a string/)
+  refused({ socket: 5 }, /socket is a number, wanted a string/)
+  refused({ socket: '' }, /socket is empty, wanted a path/)
+  refused({ weight: '1' }, /weight is '1', wanted a number above 0 and at most 1000/)
+  refused({ weight: Number.NaN }, /weight is NaN/)
+  refused({ secret: 12_345 }, /secret is a number, wanted a string$/)
+  refused({ secret: 'x'.repeat(4097) }, /secret has 4097 characters, wanted at most 4096$/)
+  refused({ service: 'x'.repeat(256) }, /service has 256 characters, wanted at most 255/)
+  refused({ version: 'x'.repeat(129) }, /version has 129 characters, wanted at most 128/)
+  refused({ logger: {} }, /logger has no methods info, warn, error/)
+  refused({ logger: true }, /logger has no methods/)
+  t.end()
+})
+
+void t.test('an empty variable counts as not set', async (t) => {
+  const folder = temporaryFolder(t)
+  const { env } = process
+  process.env = { ...env, BATON_SOCKET: '', BATON_VERSION: '', BATON_SECRET: '', XDG_RUNTIME_DIR: folder }
+  t.teardown(() => {
+    process.env = env
+  })
+  const { error } = await firstWarning(t, {})
+  t.match(error.message, join(folder, 'baton/control.sock'))
+  process.env['BATON_SERVICE'] = ''
+  t.throws(() => createBackend(), { code: 'BATON_ERR_NO_SERVICE' })
+})
+
+// The second one took its place: a drain no longer knew of the connections of the first, and cut none of them.
+void t.test('a backend takes one server', (t) => {
+  const backend = createBackend({ service: 'web', logger: false })
+  t.teardown(() => backend.close())
+  const [first, second] = [createServer(), createServer()]
+  backend.attach(first)
+  const refusal = { code: 'BATON_ERR_ALREADY_ATTACHED', message: /this backend has a server/ }
+  t.throws(() => backend.attach(second), refusal)
+  t.throws(() => backend.attach(first), refusal)
+  backend.detach()
+  t.doesNotThrow(() => backend.attach(second))
+  t.doesNotThrow(() => createBackend({ service: 'web' }).attach(first), 'it is free again')
+  t.end()
+})
+
 /** The first line that the SDK logs about a registration that fails. */
 async function firstWarning(t: Test, options: BackendOptions): Promise<{ text: string; error: Error }> {
   return new Promise((resolve) => {

@@ -6,6 +6,7 @@ export const messages = {
   BATON_ERR_FILES_MISSING: 'a file that the broker needs is gone and cannot be created again',
   BATON_ERR_ALREADY_RUNNING: 'another broker serves this runtime folder; stop it, or set another runtimeDir',
   BATON_ERR_WORKER_UNCLAIMED: 'cannot take over the worker of a master that was killed',
+  BATON_ERR_NO_MASTER: 'the broker has no master, because it was killed',
   BATON_ERR_PROGRAM_GONE: "the broker's program is no longer installed",
   BATON_ERR_WORKER_FAILED: 'the worker process did not start',
   BATON_ERR_WORKER_SILENT: 'a worker stopped responding',
@@ -33,6 +34,16 @@ export class BrokerError extends Error {
     this.name = 'BrokerError'
     this.code = code
   }
+}
+
+/** The code with which `describeError` has ended a text; undefined if it has none. */
+export function codeIn(text: string): string | undefined {
+  return /\((BATON_ERR_[A-Z_]+)\)$/.exec(text)?.[1]
+}
+
+/** For operators, where a worker goes on without its master. */
+export function withoutMaster(): BrokerError {
+  return new BrokerError('BATON_ERR_NO_MASTER', '"baton start" takes over from it')
 }
 
 /** A command names a service that the active configuration does not have. */

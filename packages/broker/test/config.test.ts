@@ -301,6 +301,36 @@ void t.test('a valid but doubtful configuration gets a warning', async (t) => {
   t.same(warningsOf(parseConfig({ ...smallest, ...checked })), [])
 })
 
+void t.test('keys that another key makes useless get a warning', async (t) => {
+  const warnings = (web: object) =>
+    warningsOf(parseConfig({ ...smallest, services: { web } })).map(
+      ({ path, message }) => `${path}: ${message}`,
+    )
+  t.match(warnings({ parkAfter: '0ms', handBack: 'off' }), [
+    /^services\.web\.parkAfter: has no effect: handBack is "off"/,
+  ])
+  t.match(warnings({ parkAfter: '0ms', handoff: 'off' }), [
+    /^services\.web\.parkAfter: has no effect: handoff is "off"/,
+  ])
+  t.same(warnings({ parkAfter: '0ms' }), [])
+  const ofProcesses = {
+    instances: 2,
+    env: { A: 'b' },
+    envFiles: { production: 'production.env' },
+    cwd: 'app',
+    external: true,
+    keepOutput: 'off',
+    maxMemory: '1GiB',
+    restartEvery: '12h',
+  }
+  const why = 'has no effect: the service has no command, so Baton starts no process for it'
+  t.same(
+    warnings(ofProcesses),
+    Object.keys(ofProcesses).map((key) => `services.web.${key}: ${why}`),
+  )
+  t.same(warnings({ ...ofProcesses, command: ['node', 'server.js'] }), [])
+})
+
 void t.test('durations', async (t) => {
   const good: [string, number][] = [
     ['250ms', 250],

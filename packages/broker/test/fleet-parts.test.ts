@@ -433,3 +433,33 @@ void t.test('an instance restarts exited processes, until it is stopped', async 
   t.same(stopped.effects, [{ kind: 'retire', id: 'c' }])
   t.same(step(stopped.state, { kind: 'start', id: 'd' }).effects, [])
 })
+
+// It was drained by the broker's own deadline, 30 s: a service that is no longer configured was restored without the deadline that it had.
+void t.test('a service that a reload removes is drained by its own deadline', async (t) => {
+  const os = new VirtualOs()
+  const drains: [service: string, deadline: number][] = []
+  const options: FleetOptions = {
+    logger: pino({ level: 'silent' }),
+    os,
+    socket: '/run/control.sock',
+    env: {},
+    master: {},
+    workers: { drain: (name, _backend, deadline) => void drains.push([name, deadline]) },
+  }
+  const services = new Map([['web', service({ instances: 1, drainDeadline: 600_000 })]])
+  const fleet = new Fleet(options)
+  fleet.apply({ services, base: tmpdir(), drainDeadline: 30_000 })
+  const listed = listing(os.last)
+  const states = [fleet.serialize().state, fleet.estate()]
+  fleet.close()
+  for (const state of states) {
+    const next = Fleet.restore(JSON.parse(JSON.stringify(state)), options)
+    next.reported([listed])
+    next.apply({ services: new Map(), base: tmpdir(), drainDeadline: 30_000 })
+    next.close()
+  }
+  t.same(drains, [
+    ['web', 600_000],
+    ['web', 600_000],
+  ])
+})

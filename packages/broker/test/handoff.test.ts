@@ -221,9 +221,31 @@ void t.test('eight failures in 30 s suppress attempts for 30 s; a success resets
   t.equal(limit.retryAfter(44_000), 1000)
   t.equal(limit.retryAfter(45_000), 0)
 
+  limit.succeeded()
+  t.equal(limit.retryAfter(16_000), 0, 'a success ends the pause')
+
   const slow = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
   for (let at = 0; at < 20; at++) slow.failed(at * 5000)
   t.equal(slow.retryAfter(100_000), 0, 'never eight within 30 s')
+})
+
+void t.test('a relay that succeeds forgets failed relays, and no failed handoffs', async (t) => {
+  const limit = new FailureLimit({ failures: 3, window: 30_000, pause: 30_000 })
+  limit.failed(0, 'handoff')
+  limit.failed(1, 'relay')
+  limit.succeeded('relay')
+  limit.failed(2, 'relay')
+  t.equal(limit.retryAfter(2), 0, 'one of three is forgotten')
+  limit.failed(3, 'relay')
+  t.equal(limit.retryAfter(3), 30_000)
+  limit.succeeded('relay')
+  t.equal(limit.retryAfter(3), 30_000, 'a handoff is among those that led to the pause')
+  limit.succeeded('handoff')
+  t.equal(limit.retryAfter(3), 0)
+  for (let at = 4; at < 7; at++) limit.failed(at, 'relay')
+  t.equal(limit.retryAfter(7), 29_999)
+  limit.succeeded('relay')
+  t.equal(limit.retryAfter(7), 0, 'relays alone led to it')
 })
 
 void t.test(

@@ -1,7 +1,6 @@
 /** Codes and messages of `AttachError`. Codes are stable: match on them, never on the message. */
 export const attachMessages = {
-  BATON_ERR_ALREADY_ATTACHED:
-    'this server is already attached: detach it first, or use one server per backend',
+  BATON_ERR_ALREADY_ATTACHED: 'already attached: detach the server first, or use one server per backend',
   BATON_ERR_NOT_A_SERVER:
     'attach() needs an http, https, http2, tls, net or gRPC server (it does not have to listen)',
 } as const

@@ -20,6 +20,10 @@ import { isUlid } from './ulid.ts'
 
 /** Maximum characters of a backend's version, which the broker keeps, logs and shows. */
 export const MAX_VERSION = 128
+/** Maximum characters of the name of a service. */
+export const MAX_SERVICE = 255
+/** Maximum characters of a registration secret. */
+export const MAX_SECRET = 4096
 const MAX_CAPABILITIES = 64
 /** Formats of state that one backend can name in RESUMES. */
 const MAX_SCHEMAS = 64
@@ -82,7 +86,7 @@ const endpoint = member<{ path: string }>(
 
 /** Reasons, which are for people. */
 const sentence = text(1024)
-const serviceName = name(255)
+const serviceName = name(MAX_SERVICE)
 const code = name(64)
 
 const HELLO: Members<HelloFrame> = {
@@ -94,7 +98,7 @@ const HELLO: Members<HelloFrame> = {
   pid: positive,
   backend: orNull(ulid),
   sdk: text(128),
-  secret: orNull(text(4096)),
+  secret: orNull(text(MAX_SECRET)),
   reconnect: orNull(endpoint),
   draining: orNull(flag),
 }

@@ -105,6 +105,8 @@ export interface ServiceStatus {
   readonly paused?: PauseStatus | null
   /** An operator has put it into maintenance: new connections are answered with a page. Null and absent as above. */
   readonly maintenance?: MaintenanceStatus | null
+  /** Addresses that connections are relayed to, as configured. Absent from brokers of an older version. */
+  readonly upstreams?: readonly UpstreamStatus[]
   readonly backends: readonly BackendStatus[]
 }
 
@@ -118,6 +120,11 @@ export interface MaintenanceStatus {
   readonly since: string
   /** Size of the page. */
   readonly bytes: number
+}
+
+export interface UpstreamStatus {
+  readonly address: string
+  readonly weight: number
 }
 
 export interface BackendStatus {

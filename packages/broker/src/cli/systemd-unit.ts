@@ -14,7 +14,10 @@ export interface UnitFacts {
   readonly file: string
 }
 
-type UnitConfig = Pick<Config, 'runtimeDir' | 'workerTimeout' | 'admin' | 'listeners' | 'services'>
+type UnitConfig = Pick<
+  Config,
+  'runtimeDir' | 'workerTimeout' | 'admin' | 'agentCheck' | 'listeners' | 'services'
+>
 
 /** First version with `Type=notify-reload`, and first one with `FileDescriptorStorePreserve=`. */
 const NOTIFY_RELOAD = 253
@@ -49,7 +52,9 @@ const USER_SANDBOX = [...SANDBOX, ...SYSTEM_CALLS]
 
 /** The unit of a broker with this configuration. */
 export function unitOf(config: UnitConfig, { version, user, program, file }: UnitFacts): string {
-  const addresses = [...config.listeners.map(({ listen }) => listen), config.admin.listen]
+  const { admin, agentCheck, listeners } = config
+  const own = agentCheck === null ? [admin.listen] : [admin.listen, agentCheck]
+  const addresses = [...listeners.map(({ listen }) => listen), ...own]
   const command = (name: string) => [...program, name, '--config', file].map(quotedForUnit).join(' ')
   const sections = [
     [

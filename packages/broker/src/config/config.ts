@@ -138,6 +138,8 @@ export function warningsOf(config: Config): ConfigProblem[] {
       const message = 'has no effect: no listener with the protocol "http" sends connections here'
       found.push({ path: `${path}.sticky.cookie`, message })
     }
+    for (const [key, reason] of withoutEffect(service))
+      found.push({ path: `${path}.${key}`, message: `has no effect: ${reason}` })
     if (service.healthCheck !== null && encrypted.has(service.name)) {
       const message =
         'uses plain HTTP, which a TLS server does not answer: backends behind a tls listener never become ready'
@@ -146,6 +148,31 @@ export function warningsOf(config: Config): ConfigProblem[] {
     return found
   })
   return [...services, ...versions]
+}
+
+/** Keys of a service that another key makes useless, and why. Those that have their default are not among them. */
+function withoutEffect(service: ServiceConfig): [key: string, reason: string][] {
+  const { handoff, handBack, parkAfter, command } = service
+  const found: [string, string][] = []
+  if (parkAfter !== null && (handBack === 'off' || handoff === 'off'))
+    found.push([
+      'parkAfter',
+      `${handoff === 'off' ? 'handoff' : 'handBack'} is "off", so no connection is handed back`,
+    ])
+  if (command !== null) return found
+  const set = {
+    instances: service.instances !== 1,
+    env: Object.keys(service.env).length > 0,
+    envFiles: Object.keys(service.envFiles).length > 0,
+    cwd: service.cwd !== '.',
+    external: service.external,
+    keepOutput: service.keepOutput !== null,
+    maxMemory: service.maxMemory !== null,
+    restartEvery: service.restartEvery !== null,
+  }
+  for (const [key, isSet] of Object.entries(set))
+    if (isSet) found.push([key, 'the service has no command, so Baton starts no process for it'])
+  return found
 }
 
 /** Routes to a version that the processes of their service do not have. */

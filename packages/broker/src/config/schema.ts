@@ -194,7 +194,7 @@ const listener = z.strictObject({
   peekTimeout: describe(
     duration(1).prefault('5s'),
     'How long the broker waits, from accept, for what `routes` and `proxyProtocol` depend on. Then, and after 16 KiB, the connection goes to `service`.',
-    'It has no effect without these keys.',
+    'Without these keys it has an effect only while a shift looks for a cookie ([`sticky`](#servicessticky)).',
   ),
   proxyProtocol: describe(
     proxyProtocol.nullable().default(null),

@@ -11,6 +11,12 @@ export const OUTCOMES = [
 ] as const
 export type Outcome = (typeof OUTCOMES)[number]
 
+/**
+ * The outcome, or the reason, of connections that a worker owned when it was killed, and of those whose outcome it could not count any more. Only a
+ * master counts them.
+ */
+export const LOST = 'lost'
+
 /** Why a connection was rejected: hold timeout, hold queue full, the broker is stopping, or the service is in maintenance. */
 export const REJECTION_REASONS = ['hold_timeout', 'hold_full', 'shutdown', 'maintenance'] as const
 export type RejectionReason = (typeof REJECTION_REASONS)[number]

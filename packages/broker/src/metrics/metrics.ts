@@ -8,6 +8,7 @@ import {
   FALLBACK_REASONS,
   HANDBACK_KINDS,
   HANDBACK_RESULTS,
+  LOST,
   OUTCOMES,
   REJECTION_REASONS,
   RELAY_DIRECTIONS,
@@ -64,13 +65,16 @@ export class Metrics {
     labels: ['listener'],
   })
 
-  readonly connectionsUnrouted = counter<{ listener: string; reason: UnroutedReason }>(this.#registry, {
-    name: 'baton_connections_unrouted_total',
-    help: 'Client connections that ended before a service was chosen, by reason.',
-    labels: ['listener', 'reason'],
-  })
+  readonly connectionsUnrouted = counter<{ listener: string; reason: UnroutedReason | typeof LOST }>(
+    this.#registry,
+    {
+      name: 'baton_connections_unrouted_total',
+      help: 'Client connections that ended before a service was chosen, by reason.',
+      labels: ['listener', 'reason'],
+    },
+  )
 
-  readonly connections = counter<{ service: string; outcome: Outcome }>(this.#registry, {
+  readonly connections = counter<{ service: string; outcome: Outcome | typeof LOST }>(this.#registry, {
     name: 'baton_connections_total',
     help: 'Client connections by outcome.',
     labels: ['service', 'outcome'],
@@ -217,7 +221,8 @@ export class Metrics {
   addListener(listener: string): void {
     this.connectionsAccepted.inc({ listener }, 0)
     this.connectionsPeeked.set({ listener }, 0)
-    for (const reason of UNROUTED_REASONS) this.connectionsUnrouted.inc({ listener, reason }, 0)
+    for (const reason of [...UNROUTED_REASONS, LOST] as const)
+      this.connectionsUnrouted.inc({ listener, reason }, 0)
   }
 
   addService(service: string): void {
@@ -248,7 +253,7 @@ export class Metrics {
   }
 
   #initialise(service: string): void {
-    for (const outcome of OUTCOMES) this.connections.inc({ service, outcome }, 0)
+    for (const outcome of [...OUTCOMES, LOST] as const) this.connections.inc({ service, outcome }, 0)
     for (const reason of REJECTION_REASONS) this.rejections.inc({ service, reason }, 0)
     for (const reason of FAILURE_REASONS) this.handoffFailures.inc({ service, reason }, 0)
     for (const reason of TOKEN_REASONS) this.tokensRejected.inc({ service, reason }, 0)

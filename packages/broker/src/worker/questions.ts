@@ -1,3 +1,4 @@
+import { describeError, withoutMaster } from '../errors.ts'
 import type { ScaleReply } from '../api/scale.ts'
 import type { Shift } from '../api/shift.ts'
 import type { ReloadResult } from '../api/status.ts'
@@ -8,7 +9,7 @@ import type { MetricSnapshot } from '../metrics/snapshot.ts'
 /** A master that does not answer within this time is stuck, in milliseconds. */
 const ANSWER_TIMEOUT_MS = 1000
 
-const GONE = { success: false, log: ['the master is gone'] }
+const GONE = { success: false, log: [describeError(withoutMaster())] }
 
 type Answer = Extract<ToWorker, { type: 'metrics' | 'reloaded' | 'answer' }>
 

@@ -1,6 +1,7 @@
 import type { Shift, ShiftStatus } from '../api/shift.ts'
 import type { BrokerFacts } from '../api/master-status.ts'
 import type { ServiceStatus, Status } from '../api/status.ts'
+import { formatAddress } from '../config/address.ts'
 import type { Control } from '../ipc/controls.ts'
 import type { BackendReport } from '../ipc/messages.ts'
 import { monotonic } from './copies/held-client.ts'
@@ -29,6 +30,10 @@ export function serviceStatus(service: Service): ServiceStatus {
     movedIn,
     movedOut,
     ...controlStatus(service.controlled),
+    upstreams: service.config.upstreams.map(({ address, weight }) => ({
+      address: formatAddress(address),
+      weight,
+    })),
     backends: [...service.links].map((link) => {
       const { ulid: id, slot, pid, uid, version, weight, registeredAt } = link.identity
       const { adopted, closed, lag, handedBack, givenBack: kept } = link.counts

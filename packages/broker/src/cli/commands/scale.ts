@@ -1,14 +1,15 @@
 import { parseScale, SCALE_EXPECTED } from '../../config/instances.ts'
 import { locateRuntimeDir } from '../../config/file.ts'
+import { codeIn } from '../../errors.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { CommandError, DONE, FAILED, USAGE } from '../../exit-codes.ts'
 import { SUMMARIES } from '../summaries.ts'
 
 /** Nothing was tried: the service or the number is wrong. */
-const REFUSED = '(BATON_ERR_SCALE)'
+const REFUSED = 'BATON_ERR_SCALE'
 
-const refuse = (why: string) => new CommandError(why, { exitCode: USAGE, code: 'BATON_ERR_SCALE' })
+const refuse = (why: string) => new CommandError(why, { exitCode: USAGE, code: REFUSED })
 
 export const scale: Command = {
   name: 'scale',
@@ -36,9 +37,8 @@ export const scale: Command = {
       if (!json) terminal.out(line)
     })
     if (!success) {
-      const isRefused = log[0]?.endsWith(REFUSED) === true
-      const code = isRefused ? 'BATON_ERR_SCALE' : undefined
-      throw new CommandError(log.join('\n'), { exitCode: isRefused ? USAGE : FAILED, code })
+      const code = codeIn(log[0] ?? '')
+      throw new CommandError(log.join('\n'), { exitCode: code === REFUSED ? USAGE : FAILED, code })
     }
     for (const line of log) terminal.out(line)
     return DONE

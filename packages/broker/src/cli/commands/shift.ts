@@ -1,6 +1,7 @@
 import { locateRuntimeDir } from '../../config/file.ts'
 import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
 import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
+import { codeIn } from '../../errors.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { UsageError } from '../output/terminal.ts'
@@ -33,9 +34,8 @@ export const shift: Command = {
     const runtimeDir = locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG)
     const { success, log } = await askMaster(runtimeDir, `shift ${service} ${order}`)
     if (!success) {
-      const isUnknown = log[0]?.endsWith(`(${UNKNOWN})`) === true
-      const code = isUnknown ? UNKNOWN : undefined
-      throw new CommandError(log.join('\n'), { exitCode: isUnknown ? USAGE : FAILED, code })
+      const code = codeIn(log[0] ?? '')
+      throw new CommandError(log.join('\n'), { exitCode: code === UNKNOWN ? USAGE : FAILED, code })
     }
     for (const line of log) terminal.out(line)
     return DONE

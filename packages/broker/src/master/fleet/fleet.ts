@@ -60,7 +60,8 @@ export class Fleet {
     fleet.#drainDeadline = drainDeadline
     for (const saved of services) {
       const service = ManagedService.restore(saved, options, fleet.#exited)
-      service.configure(drainDeadline)
+      // The configuration that `apply` brings may not have it any more.
+      service.configure(saved.drainDeadline ?? drainDeadline)
       fleet.#services.set(saved.name, service)
     }
     return fleet
@@ -196,10 +197,10 @@ export class Fleet {
 
   /** The state for another master, if this one is killed. Its descriptors stay this fleet's. */
   estate(): FleetState {
-    const until = this.#options.os.now() + this.#drainDeadline
+    const now = this.#options.os.now()
     return {
       drainDeadline: this.#drainDeadline,
-      services: [...this.#services.values()].map((service) => service.save(until)),
+      services: [...this.#services.values()].map((service) => service.save(now + service.drainDeadline)),
     }
   }
 

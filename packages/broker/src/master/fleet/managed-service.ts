@@ -267,6 +267,7 @@ export class ManagedService {
       generations: [...generations.values()],
       instances: instances.map((instance) => instance.save()),
       ...(this.#scaled && { scaled: this.#scaled }),
+      drainDeadline: this.#drainDeadline,
       leaving: [
         ...[...this.#leaving].flatMap((process) => leavingOf(process, process.save())),
         ...(until === undefined ? [] : this.#successorsUntil(until)),

@@ -78,6 +78,8 @@ const service = z.object({
   instances: z.array(instance),
   /** An operator's number of instances, in force while the configuration says `configured`. */
   scaled: z.object({ to: whole, configured: whole }).optional(),
+  /** In ms, until the next configuration. Absent from an older program: that of the fleet. */
+  drainDeadline: whole.optional(),
   /** Processes that are being ended, with the name of their instance. */
   leaving: z.array(z.object({ instance: z.string(), process })),
 })

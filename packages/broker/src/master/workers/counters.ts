@@ -94,8 +94,15 @@ export class Counters {
   /** Called after each change. */
   onChange = (): void => {}
 
-  /** @param dropped number of log lines that this process has dropped so far */
-  constructor({ ended, losses, ...counted }: CountersState = NONE, dropped?: () => number) {
+  /**
+   * @param dropped number of log lines that this process has dropped so far
+   * @param services names of those that are known now: their series exist from the beginning
+   */
+  constructor(
+    { ended, losses, ...counted }: CountersState = NONE,
+    dropped?: () => number,
+    services: Iterable<string> = [],
+  ) {
     droppedLines(this.#registry, dropped)
     this.#ended = [...ended]
     this.losses = new Losses(losses ?? null)
@@ -107,6 +114,7 @@ export class Counters {
     this.#hangs.inc(counted.hangs ?? 0)
     this.#restored.inc(counted.restored ?? 0)
     this.#lastReload.set(counted.lastReload)
+    for (const service of services) this.replaced(service)
     for (const [key, value] of Object.entries(counted.replaced ?? {})) {
       const [service = '', reason = '', result = ''] = key.split(' ')
       this.#replacements.inc({ service, reason, result }, value)

@@ -1,11 +1,8 @@
-import { HANDBACK_KINDS, OUTCOMES } from '../../metrics/labels.ts'
+import { HANDBACK_KINDS, LOST, OUTCOMES } from '../../metrics/labels.ts'
 import { type Copy, FIRST_REASONS, type WorkerAccounts } from '../../ipc/copies.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import type { Survivor } from './kept-copy.ts'
 import type { BalanceKey, Balances, LastBalance } from './losses.ts'
-
-/** The outcome of connections that a worker owned when it was killed, and of those whose outcome it could not count any more. */
-export const LOST = 'lost'
 
 const ACCEPTED = 'baton_connections_accepted_total'
 const CONNECTIONS = 'baton_connections_total'

@@ -4,6 +4,7 @@ import type { Change } from '../../api/events.ts'
 import type { BackendReport, FromWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import type { ListenerConfig, ServiceConfig } from '../../config/config.ts'
+import { MAX_MS } from '../../config/duration.ts'
 import { pack } from '../../config/packed.ts'
 import { isClosed, longestDrainDeadline } from '../../config/service-rules.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
@@ -387,7 +388,8 @@ export class WorkerPool {
     clearTimeout(this.#restart)
     for (const worker of this.#workers)
       worker.send({ type: 'stop', deadline, ...(leave && worker === this.#current && { leave }) })
-    await this.#conditions.until(() => this.#workers.size === 0, deadline + STOP_GRACE_MS)
+    const limit = Math.min(MAX_MS, deadline + STOP_GRACE_MS)
+    await this.#conditions.until(() => this.#workers.size === 0, limit)
     for (const worker of this.#workers) {
       this.#logger.error({ workerPid: worker.pid }, 'worker does not end; killed')
       worker.kill('SIGKILL')

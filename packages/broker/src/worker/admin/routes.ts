@@ -235,7 +235,8 @@ interface Readiness {
 }
 
 /**
- * Ready: not draining, every listener accepts, and every service has a backend that can take a connection now.
+ * Ready: not draining, every listener accepts, and every service has a backend that can take a connection now, or upstreams, which need none. Agent
+ * checks follow the same rule.
  *
  * @param only one service, and the listeners that lead to it
  */
@@ -248,7 +249,10 @@ function readiness(status: Status, only?: ServiceStatus): Readiness {
       .filter((listener) => !listener.accepting && concerns(listener))
       .map(({ name }) => `listener ${name} is not accepting`),
     ...(only === undefined ? status.services : [only])
-      .filter(({ backends }) => !backends.some(({ state }) => state === 'ready'))
+      .filter(
+        ({ backends, upstreams = [] }) =>
+          upstreams.length === 0 && !backends.some(({ state }) => state === 'ready'),
+      )
       .map(({ name }) => `service ${name} has no ready backend`),
   ]
   return { ready: reasons.length === 0, reasons }

@@ -13,6 +13,7 @@ import type { PendingDial } from '../relay/dial.ts'
 import type { BackendIdentity, LinkHost } from './link-host.ts'
 import type { HandBackCounts } from './hand-back-tally.ts'
 import { HandBacks } from './hand-backs.ts'
+import type { Attempt } from './failure-limit.ts'
 import { RelayDials } from './relay-dials.ts'
 import { ResumableSchemas } from './resumable-schemas.ts'
 import { Eligibility, type EligibilityOptions } from './eligibility.ts'
@@ -211,7 +212,7 @@ export class BackendLink implements Candidate {
     if (error === undefined)
       return sent < connections.length ? { failure: { code: 'WouldBlock' }, from: sent } : undefined
     const failure = failureOf(error, `lane of ${this.identity.slot}`, connections[sent]?.fd.fd ?? -1)
-    this.eligibility.failed(failure)
+    this.eligibility.failed(failure, 'handoff')
     return { failure, from: sent }
   }
 
@@ -326,7 +327,8 @@ export class BackendLink implements Candidate {
           if (pending === undefined) adopted.push(offer.connection)
           else relayed.push({ connection: offer.connection, pending })
         }
-        if (adopted.length + relayed.length > 0) this.eligibility.succeeded()
+        if (adopted.length > 0) this.eligibility.succeeded('handoff')
+        if (relayed.length > 0) this.eligibility.succeeded('relay')
         // Handoffs first, so that an error in a relay cannot keep their descriptors open.
         if (adopted.length > 0) this.#handedOff(adopted)
         for (const { connection, pending } of relayed) {
@@ -345,7 +347,7 @@ export class BackendLink implements Candidate {
           if (!this.#isMatched(offer, 'NACK')) continue
           this.#dials.take(offer)?.cancel()
           const failure: Failure = { code: reason }
-          this.eligibility.failed(failure)
+          this.eligibility.failed(failure, attemptOf(offer))
           const { resume } = offer.connection
           if (resume !== undefined) this.#schemas.refused(resume.block.schema, reason, this.#busySince)
           this.#returned([offer.connection], failure)
@@ -465,7 +467,7 @@ export class BackendLink implements Candidate {
   #relayFailed(offer: OpenOffer, failure: Failure): void {
     if (!this.#ledger.cancel(offer)) return
     this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
-    this.eligibility.failed(failure)
+    this.eligibility.failed(failure, 'relay')
     this.#returned([offer.connection], failure)
     this.#endIfSuperseded()
   }
@@ -494,13 +496,18 @@ export class BackendLink implements Candidate {
     this.#control.write({ type: 'heartbeat', id: this.eligibility.missed(now), reply: false })
     this.#logger.warn({ revoked: revoked.length, taken }, 'no ACK by the deadline; lane read back')
     const failure: Failure = { code: 'BackendAckTimeout' }
-    this.eligibility.failed(failure)
+    const isOfRelays = taken === 0 && revoked.every((offer) => attemptOf(offer) === 'relay')
+    this.eligibility.failed(failure, isOfRelays ? 'relay' : 'handoff')
     for (;;) {
       const oldest = this.#ledger.relinquish(this.#options.maxStuck)
       if (oldest === undefined) break
       this.#relinquished(oldest.connection)
     }
-    if (revoked.length > 0) this.#returned(revoked, failure)
+    if (revoked.length > 0)
+      this.#returned(
+        revoked.map(({ connection }) => connection),
+        failure,
+      )
     this.#endIfSuperseded()
   }
 
@@ -511,14 +518,14 @@ export class BackendLink implements Candidate {
   }
 
   /** Reads the lane back and tells the backend to forget those tokens. */
-  #revoke(now: number): ClientConnection[] {
+  #revoke(now: number): OpenOffer[] {
     const relays = this.#ledger.overdueRelays(now)
     for (const relay of relays) this.#dials.take(relay)?.cancel()
     const offers = [...relays, ...this.#readLaneBack().offers]
     if (offers.length > 0) {
       this.#control.write({ type: 'revoke', sequences: offers.map(({ sequence }) => sequence) })
     }
-    return offers.map(({ connection }) => connection)
+    return offers
   }
 
   #readLaneBack(): { offers: OpenOffer[]; whole: boolean } {
@@ -592,6 +599,10 @@ function fitting(connections: readonly ClientConnection[]): number {
     if (bytes > MAX_OFFERED_STATE && index > 0) return index
   }
   return connections.length
+}
+
+function attemptOf({ kind }: OpenOffer): Attempt {
+  return kind === 'relay' ? 'relay' : 'handoff'
 }
 
 function clientsOf(connections: readonly ClientConnection[]): readonly ClientConnection[] {

@@ -1,7 +1,7 @@
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
-import { FailureLimit, type FailureLimitOptions } from './failure-limit.ts'
+import { type Attempt, FailureLimit, type FailureLimitOptions } from './failure-limit.ts'
 import type { Os } from '../os.ts'
 import { Heartbeat } from './heartbeat.ts'
 
@@ -72,17 +72,21 @@ export class Eligibility {
     this.#draining = true
   }
 
-  /** A handoff has succeeded: forgets earlier failures. */
-  succeeded(): void {
-    this.#failures.succeeded()
+  /** An attempt has succeeded: forgets earlier failures. */
+  succeeded(attempt: Attempt): void {
+    this.#failures.succeeded(attempt)
+    if (this.#resume === undefined || this.#failures.retryAfter(this.#os.now()) > 0) return
+    // The next pause has a timer, and a line in the log, of its own.
+    this.#os.clear(this.#resume)
+    this.#resume = undefined
   }
 
-  /** A handoff has failed. Too many in a short time pause the backend. */
-  failed({ code }: Failure): void {
+  /** An attempt has failed. Too many in a short time pause the backend. */
+  failed({ code }: Failure, attempt: Attempt): void {
     if (!consequenceOf(code).countsAgainstBackend) return
     this.tally.failures += 1
     const now = this.#os.now()
-    this.#failures.failed(now)
+    this.#failures.failed(now, attempt)
     const pause = this.#failures.retryAfter(now)
     if (pause === 0 || this.#resume !== undefined) return
     this.#logger.warn({ failure: code, pause }, 'too many failures; backend paused')

@@ -12,7 +12,7 @@ export const TOO_MANY_REQUESTS = answer(
 )
 
 /** To a client of a listener that has too many connections, whoever has opened them. */
-export const FULL = answer('503 Service Unavailable', 'Too many connections.\n', 'Retry-After: 5\r\n')
+export const FULL = answer('429 Too Many Requests', 'Too many connections.\n', 'Retry-After: 5\r\n')
 
 /** To a ClientHello that no route takes: a fatal alert, unrecognized_name (RFC 6066, section 3). */
 export const UNRECOGNIZED_NAME = Buffer.from([21, 3, 3, 0, 2, 2, 112])

@@ -1,10 +1,9 @@
 import type { OwnedFd, Poller } from '@baton/native-sendmsg'
+import { describeError, withoutMaster } from '../../errors.ts'
 import { CLAIM } from '../../ipc/claim.ts'
 import { answerText, refusal } from '../../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../../ipc/operator-session.ts'
 import { OperatorSessions } from '../../ipc/operator-sessions.ts'
-
-const NO_MASTER = 'the broker has no master, because it was killed; "baton start" takes over from it'
 
 /** Requests of operators to a worker without a master. */
 export interface ReceptionHost {
@@ -40,7 +39,7 @@ export class Reception {
     }
     const { success, log } = refusal(
       session.rights === 'operator'
-        ? NO_MASTER
+        ? describeError(withoutMaster())
         : "permission denied: only the broker's user or root may do that",
     )
     if (session.rights === 'operator' && command === 'stop') return this.#host.stop(session)
