@@ -29,6 +29,7 @@ const { broker, services } = await startServices(
     later: {},
     /** Two backends that are kept from scene to scene (`keep`). */
     web: { config: { ...STOPPED, balance: 'round-robin' } },
+    sooner: {},
     sigterm: {},
     crossing: {},
     /** Its connections stay with the process that adopted them. */
@@ -149,6 +150,43 @@ void t.test('drain of one backend by its operator', { timeout: LIMIT }, async (s
     })
   }
 })
+
+// The second one had no effect: `draining 0 backends`, and the processes kept the time of the first.
+void t.test(
+  'a drain with an earlier deadline counts, also after a drain of the operator or of the app',
+  { timeout: LIMIT },
+  async (t) => {
+    const { sooner } = services
+    const drain = async (deadline: string) => {
+      const answer = await fetch(`${broker.admin}/api/v1/services/sooner/drain`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ deadline }),
+      })
+      return answer.json()
+    }
+    const first = await sooner.start(t)
+    const cut = await sooner.visit(t, '/wait')
+    await first.message('waiting')
+    t.same(await drain('10m'), { draining: 1, deadlineMs: 600_000 })
+    t.same(await drain('11m'), { draining: 0, deadlineMs: 660_000 }, 'a later one does not')
+    t.same(await drain('20ms'), { draining: 1, deadlineMs: 20 })
+    await cut.ended
+    t.equal(cut.received, '')
+    t.same(await first.exited, { code: 0, signal: null })
+    await sooner.until(({ backends }) => backends.length === 0, 'it has left')
+
+    const second = await sooner.start(t)
+    const before = await sooner.visit(t, '/wait')
+    await second.message('waiting')
+    second.kill('SIGTERM')
+    await sooner.until(({ backends }) => backends[0]?.state === 'draining', 'it drains by itself')
+    t.same(await drain('20ms'), { draining: 1, deadlineMs: 20 })
+    await before.ended
+    t.equal(before.received, '')
+    t.same(await second.exited, { code: 0, signal: null })
+  },
+)
 
 void t.test('an app that drains at SIGTERM ends by itself', { timeout: LIMIT }, async (t) => {
   const { sigterm } = services

@@ -78,12 +78,15 @@ class Backend:
 
     def drain(self, deadline: float | None, reason: str) -> None:
         """Takes no more connections, and lets go of those that are here: the idle ones move, and requests finish. What is left
-        after `deadline` seconds is cut. None: nothing is cut."""
+        after `deadline` seconds is cut. None: nothing is cut. Of several deadlines, the earliest counts."""
+        if deadline is not None:
+            until = time.monotonic() + deadline
+            self._deadline = until if self._deadline is None else min(self._deadline, until)
         if self.draining:
+            self._progress.set()
             return
         log(f"draining: {reason}")
         self.draining = True
-        self._deadline = None if deadline is None else time.monotonic() + deadline
         self._reason = reason
         for session in self._sessions:
             session.announce_drain(deadline, reason)
@@ -284,14 +287,15 @@ class Backend:
 
     async def _drain(self) -> None:
         try:
-            await asyncio.wait_for(self._until_empty(), self._left())
+            await self._until_empty()
         except asyncio.TimeoutError:
             log(f"drain deadline reached, cutting {len(self._connections)} connections")
             for connection in self._connections:
                 if connection.transport:
                     connection.transport.abort()
+            self._deadline = time.monotonic() + CUT_TIMEOUT
             try:
-                await asyncio.wait_for(self._until_empty(), CUT_TIMEOUT)
+                await self._until_empty()
             except asyncio.TimeoutError:
                 pass  # Handed back, and the broker does not answer: closing control leaves them to it.
 
@@ -299,6 +303,7 @@ class Backend:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     async def _until_empty(self) -> None:
+        """Raises TimeoutError at the deadline, which may become earlier meanwhile."""
         while True:
             self._move()
             registered = any(not each.due.is_set() for each in self._sessions)
@@ -309,4 +314,4 @@ class Backend:
             if self._live == 0 and not any(session.untaken for session in self._sessions):
                 return
             self._progress.clear()
-            await self._progress.wait()
+            await asyncio.wait_for(self._progress.wait(), self._left())

@@ -277,9 +277,8 @@ export function createWorker(
     links: readonly BackendLink[],
     deadline = deadlineOf(service),
   ): Promise<DrainResult> {
-    const fresh = links.filter((link) => link.eligibility.state !== 'draining')
-    for (const link of fresh) link.drain(deadline, 'requested by the operator')
-    return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
+    const told = links.filter((link) => link.drain(deadline, 'requested by the operator'))
+    return Promise.resolve({ draining: told.length, deadlineMs: deadline })
   }
 
   const pressed = () => {

@@ -61,6 +61,8 @@ export class BackendLink implements Candidate {
   #superseded = false
   #askedToReconnect = false
   #over = false
+  /** When the drain ends, in milliseconds of `os.now()`. */
+  #drainUntil = Number.POSITIVE_INFINITY
   #acked = 0
   /** Those of `#acked` that came from another worker. */
   #elsewhere = 0
@@ -231,11 +233,18 @@ export class BackendLink implements Candidate {
     return undefined
   }
 
-  /** Asks the backend to drain, and makes no further offers to it. */
-  drain(deadline: number, reason: string): void {
-    if (this.eligibility.draining) return
-    this.#drains()
+  /**
+   * Asks the backend to drain, and makes no further offers to it. Of several deadlines, its own among them, the earliest counts.
+   *
+   * @returns whether this has an effect: the backend did not drain yet, or had more time
+   */
+  drain(deadline: number, reason: string): boolean {
+    const until = this.#os.now() + deadline
+    if (this.#over || this.#superseded || (this.eligibility.draining && until >= this.#drainUntil))
+      return false
+    this.#drains(deadline)
     this.#control.write({ type: 'drain', deadline: Math.round(deadline), reason })
+    return true
   }
 
   /** The backend says in its HELLO that it drains: it is offered nothing. */
@@ -371,7 +380,7 @@ export class BackendLink implements Candidate {
         return
       case 'drain':
         if (!this.eligibility.draining) this.#logger.info({ reason: frame.reason }, 'backend is draining')
-        this.#drains()
+        this.#drains(frame.deadline ?? undefined)
         return
       case 'drained':
         this.#drains()
@@ -410,7 +419,9 @@ export class BackendLink implements Candidate {
     }
   }
 
-  #drains(): void {
+  /** @param deadline undefined if it has none, or has not said it yet */
+  #drains(deadline?: number): void {
+    if (deadline !== undefined) this.#drainUntil = Math.min(this.#drainUntil, this.#os.now() + deadline)
     this.eligibility.drain()
     this.#returns.tally.drainBegins()
   }
