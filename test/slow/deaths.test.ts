@@ -71,7 +71,12 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
     t.match(status.join('\n'), /no master: it was killed/)
     t.match(status.join('\n'), /^web: 10% of new connections go to version 2\.0; none/m)
     const refused = await said(t, broker, 'reload')
-    t.match(refused.join('\n'), /no master, because it was killed/)
+    t.match(refused.join('\n'), /no master, because it was killed.*\(BATON_ERR_NO_MASTER\)/)
+    const unscaled = await said(t, broker, 'scale', 'web', '3', '--json')
+    t.match(unscaled.join('\n'), /\{"error":\{"code":"BATON_ERR_NO_MASTER","message":"/)
+    const unreloaded = await fetch(`${broker.admin}/api/v1/reload`, { method: 'POST' })
+    t.equal(unreloaded.status, 409)
+    t.match(await unreloaded.json(), { success: false, log: [/\(BATON_ERR_NO_MASTER\)$/] })
 
     // Whichever has the lock.
     const two = [startAgain(outer, broker), startAgain(outer, broker)]
