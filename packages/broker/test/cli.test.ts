@@ -418,7 +418,7 @@ void t.test(
 )
 
 void t.test('a unit for agent checks at a low port has the capability for it', async (t) => {
-  const unit = async (config: object) =>
+  const unit = async (config: Record<string, unknown>) =>
     (await baton('systemd', '--scope', 'system', '--config', configFile(t, config))).out
   t.match(await unit({ agentCheck: '127.0.0.1:181' }), /^AmbientCapabilities=CAP_NET_BIND_SERVICE$/m)
   t.match(await unit({ agentCheck: '127.0.0.1:9181' }), /^CapabilityBoundingSet=$/m)
