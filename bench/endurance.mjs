@@ -33,7 +33,7 @@ const CONCURRENCY = 64
 const HELD = 500
 /** Memory that a process may have more of in the last quarter than in the second: V8 decides by itself when it gives pages back. */
 const MORE = { share: 1.1, bytes: 4 * 1024 ** 2 }
-/** Rows of the table: each has the median of so many steps. */
+/** Steps of each row of the table, which has their median. */
 const STEPS_A_ROW = 4
 
 endOnSignals()
@@ -120,7 +120,7 @@ function sampleOf(pid) {
   }
 }
 
-/** What a process has more of at the end than after the first quarter. */
+/** Growth of a process from the second quarter of the steps to the last. */
 function grown(name) {
   const quarter = STEPS / 4
   const [early, late] = [steps.slice(quarter, 2 * quarter), steps.slice(-quarter)].map((part) => ({

@@ -4,7 +4,7 @@ export interface Placed {
 }
 
 /**
- * What lives as long as a connection, of which thousands come and go per second: on removal the last entry moves into the gap. A Set or a
+ * A list of entries that live as long as a connection, of which thousands come and go per second: on removal the last entry moves into the gap. A Set or a
  * Map allocates a new table for every few dozen of them. An old table that V8 has promoted keeps its entries alive, which doubled the
  * surviving garbage.
  */
