@@ -58,7 +58,7 @@ void t.test(
         peer: connection.peer,
         acceptedAt: connection.acceptedAt,
         id: Buffer.alloc(16),
-        idleUntil: Number.POSITIVE_INFINITY,
+        quietUntil: Number.POSITIVE_INFINITY,
       })
       if (asks) {
         client.write('GET / HTTP/1.1\r\n\r\n')

@@ -247,8 +247,8 @@ void t.test(
   'an offer says how long a connection may stay idle, if its next request has not come',
   async (t) => {
     t.equal(metaOf({}, 1000), undefined)
-    t.same(metaOf({ idleUntil: 1500.4 }, 1000), { idleFor: 500 })
-    t.same(metaOf({ idleUntil: 900 }, 1000), { idleFor: 0 }, 'its time is over')
-    t.same(metaOf({ idleUntil: Number.POSITIVE_INFINITY }, 1000), { idleFor: 0xffff_ffff })
+    t.same(metaOf({ quietUntil: 1500.4 }, 1000), { idleFor: 500 })
+    t.same(metaOf({ quietUntil: 900 }, 1000), { idleFor: 0 }, 'its time is over')
+    t.same(metaOf({ quietUntil: Number.POSITIVE_INFINITY }, 1000), { idleFor: 0xffff_ffff })
   },
 )

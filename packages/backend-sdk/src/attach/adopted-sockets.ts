@@ -3,6 +3,7 @@ import { DenseList } from './dense-list.ts'
 
 interface Place {
   readonly socket: Socket
+  readonly list: AdoptedSockets
   /** performance.now() when it was added. */
   readonly since: number
   /** Its client has spoken before this process got it. */
@@ -10,21 +11,42 @@ interface Place {
   index: number
 }
 
+/** Key of its place on a socket. */
+const placeOf = Symbol('baton place')
+
+interface Placing {
+  [placeOf]?: Place
+}
+
+/** Listener of every socket: one for all, since each function of its own would cost every connection. */
+function socketClosed(this: Socket & Placing): void {
+  const place = this[placeOf]
+  place?.list.gone(place)
+}
+
 /** The live sockets of a server. */
 export class AdoptedSockets implements Iterable<Socket> {
   readonly #places = new DenseList<Place>()
+  readonly #onGone: () => void
+
+  /** @param onGone called after a socket has closed and left the list */
+  constructor(onGone: () => void = () => {}) {
+    this.#onGone = onGone
+  }
 
   get size(): number {
     return this.#places.size
   }
 
-  /** Calls `onGone` once, after the socket has closed and left the list. */
-  add(socket: Socket, onGone: () => void, resumed = false): void {
-    const place = { socket, since: performance.now(), resumed, index: -1 }
+  add(socket: Socket & Placing, resumed = false): void {
+    const place = { socket, list: this, since: performance.now(), resumed, index: -1 }
     this.#places.add(place)
-    socket.on('close', () => {
-      if (this.#places.remove(place)) onGone()
-    })
+    socket[placeOf] = place
+    socket.on('close', socketClosed)
+  }
+
+  gone(place: Place): void {
+    if (this.#places.remove(place)) this.#onGone()
   }
 
   *[Symbol.iterator](): Generator<Socket> {

@@ -178,7 +178,7 @@ class ServerAttachment implements Attachment {
   readonly #hooks: AttachHooks
   readonly #overlay: Overlay
   readonly #speaksHttp1: boolean
-  readonly #sockets = new AdoptedSockets()
+  readonly #sockets = new AdoptedSockets(() => this.#ended())
   readonly #answers: LastAnswers
   readonly #streams = new LastStreams()
   #accepting: Socket | undefined
@@ -387,7 +387,7 @@ class ServerAttachment implements Attachment {
   }
 
   #add(socket: Socket, resumed = false): void {
-    this.#sockets.add(socket, () => this.#ended(), resumed)
+    this.#sockets.add(socket, resumed)
   }
 
   #give(socket: Socket): void {

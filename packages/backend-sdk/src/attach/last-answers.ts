@@ -15,11 +15,23 @@ interface Exchange {
   index: number
 }
 
-/** Key of its exchange on a socket. Not a Map or a WeakMap: see `DenseList`. */
+/** Key of the exchange on its socket and its responses. Not a Map or a WeakMap: see `DenseList`. */
 const exchangeOf = Symbol('baton exchange')
 
 interface Exchanging {
   [exchangeOf]?: Exchange
+}
+
+/** Listener of every response: one for all, since each function of its own would cost every request. */
+function answerClosed(this: ServerResponse & Exchanging): void {
+  const exchange = this[exchangeOf]
+  if (exchange?.newest === this) exchange.owner.becameIdle(exchange)
+}
+
+/** Listener of every connection. */
+function connectionClosed(this: Duplex & Exchanging): void {
+  const exchange = this[exchangeOf]
+  exchange?.owner.forget(exchange)
 }
 
 /** A connection on which the client always has the next request on its way is never idle: it ends with this answer. */
@@ -90,15 +102,11 @@ export class LastAnswers {
   }
 
   /** Must be called for each request before the app gets it. */
-  received(request: IncomingMessage, response: ServerResponse): void {
+  received(request: IncomingMessage, response: ServerResponse & Exchanging): void {
     const exchange = this.#of(request.socket) ?? this.#open(request.socket)
     exchange.newest = response
-    response.once('close', () => {
-      if (exchange.newest !== response) return
-      exchange.newest = undefined
-      exchange.idleSince = performance.now()
-      this.#onIdle(request.socket)
-    })
+    response[exchangeOf] = exchange
+    response.on('close', answerClosed)
     if (this.#draining) this.#sayClose(request.socket, exchange, response)
   }
 
@@ -114,6 +122,17 @@ export class LastAnswers {
       const { socket, newest } = exchange
       if (newest && !newest.headersSent) this.#sayClose(socket, exchange, newest)
     }
+  }
+
+  /** The answer to the newest request of a connection is over. */
+  becameIdle(exchange: Exchange): void {
+    exchange.newest = undefined
+    exchange.idleSince = performance.now()
+    this.#onIdle(exchange.socket)
+  }
+
+  forget(exchange: Exchange): void {
+    this.#exchanges.remove(exchange)
   }
 
   #sayClose(socket: Duplex, exchange: Exchange, response: ServerResponse): void {
@@ -142,7 +161,7 @@ export class LastAnswers {
     }
     this.#exchanges.add(exchange)
     socket[exchangeOf] = exchange
-    socket.once('close', () => this.#exchanges.remove(exchange))
+    socket.on('close', connectionClosed)
     return exchange
   }
 }

@@ -40,8 +40,8 @@ export interface ClientConnection {
   readonly handedBack?: HandBackKind
   /** Number of its flight record. Set and read by the recorder only. */
   record?: number | undefined
-  /** It was handed back idle, and its next request has not come: performance.now() at which it is to be closed; Infinity for never. */
-  readonly idleUntil?: number
+  /** Not `idleUntil`, which only parked ones have. It was handed back idle, and its next request has not come: performance.now() at which it is to be closed; Infinity for never. */
+  readonly quietUntil?: number
   /** It was handed back with its state: only a backend that resumes such states can go on, and the broker never writes to it. */
   readonly resume?: ResumeState
   /** From a PROXY header. `peer` stays the real peer, the load balancer. */
@@ -184,7 +184,7 @@ export class InheritedClient extends WithId implements ClientConnection {
   shared = true
   record: number | undefined
   readonly handedBack?: HandBackKind
-  readonly idleUntil?: number
+  readonly quietUntil?: number
   readonly resume?: ResumeState
   proxied?: Proxied | undefined
   routed?: Routed | undefined
@@ -201,7 +201,7 @@ export class InheritedClient extends WithId implements ClientConnection {
       id,
       acceptedAt,
       handedBack,
-      idleUntil,
+      quietUntil,
       record,
       resume,
       proxied,
@@ -218,7 +218,7 @@ export class InheritedClient extends WithId implements ClientConnection {
     this.acceptedAt = acceptedAt
     this.record = record
     if (handedBack !== undefined) this.handedBack = handedBack
-    if (idleUntil !== undefined) this.idleUntil = idleUntil
+    if (quietUntil !== undefined) this.quietUntil = quietUntil
     if (resume !== undefined) this.resume = resume
     if (proxied !== undefined) this.proxied = proxied
     if (routed !== undefined) this.routed = routed

@@ -17,14 +17,16 @@ interface ProxyMeta {
   readonly localPort: number
 }
 
-/** Description of a connection in its offer. @param now milliseconds of the clock of `idleUntil` */
+/** Description of a connection in its offer. @param now milliseconds of the clock of `quietUntil` */
 export function metaOf(
-  { proxied, idleUntil }: { readonly proxied?: Proxied | undefined; readonly idleUntil?: number },
+  { proxied, quietUntil }: { readonly proxied?: Proxied | undefined; readonly quietUntil?: number },
   now: number,
 ): { readonly proxy?: ProxyMeta; readonly idleFor?: number } | undefined {
   const proxy = proxyMetaOf(proxied)
-  if (idleUntil === undefined) return proxy
-  const idleFor = Number.isFinite(idleUntil) ? Math.max(0, Math.round(idleUntil - now)) : NO_KEEP_ALIVE_LIMIT
+  if (quietUntil === undefined) return proxy
+  const idleFor = Number.isFinite(quietUntil)
+    ? Math.max(0, Math.round(quietUntil - now))
+    : NO_KEEP_ALIVE_LIMIT
   return { ...proxy, idleFor }
 }
 

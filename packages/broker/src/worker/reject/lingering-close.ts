@@ -136,8 +136,8 @@ export class LingeringClose {
 }
 
 /** A connection that was kept alive, and whose next request has not come. */
-function isBetweenRequests({ fd, idleUntil }: ClientConnection): boolean {
-  return idleUntil !== undefined && poll(fd.fd, POLLIN) === 0
+function isBetweenRequests({ fd, quietUntil }: ClientConnection): boolean {
+  return quietUntil !== undefined && poll(fd.fd, POLLIN) === 0
 }
 
 /** Sends what the client's window has room for. @returns the rest; undefined if the socket has failed */

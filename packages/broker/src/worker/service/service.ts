@@ -586,8 +586,8 @@ export class Service implements LinkHost, UpstreamHost {
     else this.arrive(connection)
   }
 
-  /** @param idleUntil of one whose next request has not come */
-  #again({ fd, listener, id, record, proxied }: ParkedClient, idleUntil?: number): InheritedClient {
+  /** @param quietUntil of one whose next request has not come */
+  #again({ fd, listener, id, record, proxied }: ParkedClient, quietUntil?: number): InheritedClient {
     return new InheritedClient(fd, {
       order: nextArrival(),
       listener,
@@ -595,7 +595,7 @@ export class Service implements LinkHost, UpstreamHost {
       id,
       acceptedAt: this.#os.now(),
       handedBack: 'idle',
-      ...(idleUntil !== undefined && { idleUntil }),
+      ...(quietUntil !== undefined && { quietUntil }),
       record,
       proxied,
     })
