@@ -36,5 +36,8 @@ void t.test(
       .map(({ msg }) => msg)
     t.ok(printed.length >= 2)
     t.equal(printed.at(-1), 'the job is done', 'it was not cut')
+    // Its last job is over before the broker is.
+    broker.program.kill('SIGTERM')
+    t.match(await broker.program.exited, { code: 0 })
   },
 )
