@@ -14,7 +14,7 @@ const NAME = 'baton:shared'
  * @param metafile esbuild's, of a build without that file
  * @returns their sources, from the working directory
  */
-export function sharedModules({ outputs }) {
+function sharedModules({ outputs }) {
   const small = new Map(
     Object.entries(outputs).filter(
       ([file, { entryPoint, bytes, inputs }]) =>

@@ -18,7 +18,7 @@ const COUNTED =
   'accept4,close,connect,dup,dup3,epoll_ctl,fcntl,getpeername,getsockname,getsockopt,io_uring_enter,ioctl,openat,pread64,pwrite64,read,recvfrom,recvmmsg,recvmsg,sendmmsg,sendmsg,sendto,setsockopt,shutdown,socket,write,writev'
 
 const CONNECTIONS = 101
-/** One in so many is cheaper than the one that counts. */
+/** The cheapest tenth of the connections counts. */
 const SHARE = 10
 
 interface Call {

@@ -78,24 +78,22 @@ export interface ProbeHost {
  * A client's id: the 16 bytes of its ULID. Once it waits, a string of 16 characters, which takes 32 bytes: a Buffer takes 104, and keeps the memory
  * that it was cut from, 64 KiB at a time on Node 24.
  */
-class WithId {
+abstract class WithId {
+  abstract readonly acceptedAt: number
   #id: Buffer | string | undefined
 
+  /** @param id default: made on first use; its timestamp is the time of accept, by the current wall clock */
   constructor(id?: Buffer) {
     this.#id = id
   }
 
   get id(): Buffer {
-    const id = (this.#id ??= this.createId())
+    const id = (this.#id ??= createConnectionId(Date.now() - Math.round(performance.now() - this.acceptedAt)))
     return typeof id === 'string' ? Buffer.from(id, 'latin1') : id
   }
 
   compact(): void {
     this.#id = this.id.toString('latin1')
-  }
-
-  protected createId(): Buffer {
-    return createConnectionId(Date.now())
   }
 }
 
@@ -122,11 +120,6 @@ export class AcceptedClient extends WithId implements ClientConnection {
     this.fd = fd
     this.peer = peer
     this.listener = listener
-  }
-
-  /** Its timestamp is the time of accept, by the current wall clock. */
-  protected override createId(): Buffer {
-    return createConnectionId(Date.now() - Math.round(performance.now() - this.acceptedAt))
   }
 }
 
