@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync, readSync } from 'node:fs'
+import { closeSync, constants, openSync, readFileSync, readlinkSync, readSync, statSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { isMainThread } from 'node:worker_threads'
 
@@ -80,7 +80,8 @@ function openLifeline({ lifeline }: MasterMark): number | 'ended' | undefined {
   let fd: number
   try {
     const { fd: inherited, inode } = lifeline
-    const found = fstatSync(inherited)
+    // Not by fstat(2), as in native-sendmsg's lock-file.ts.
+    const found = statSync(`/proc/self/fd/${inherited}`)
     if (!found.isFIFO() || found.ino !== inode) return undefined
     // Not a duplicate: O_NONBLOCK belongs to the open file description, which other processes share.
     fd = openSync(`/proc/self/fd/${inherited}`, constants.O_RDONLY | constants.O_NONBLOCK)

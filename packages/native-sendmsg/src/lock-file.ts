@@ -1,4 +1,4 @@
-import { fstatSync, statSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { LOCK_EX, LOCK_NB, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_NOFOLLOW, O_RDWR } from './abi.ts'
 import { refuseNul } from './c-string.ts'
 import { type BorrowedFd, OwnedFd } from './descriptors.ts'
@@ -11,7 +11,8 @@ const MODE = 0o600
 /**
  * Opens `path`, creating it if missing (mode 0600 minus the umask), and locks it exclusively
  * (flock(2), LOCK_EX | LOCK_NB). The caller owns the descriptor, CLOEXEC; undefined if the lock is already
- * held, by another process or by an earlier call in this one. NativeError with `path` for other failures.
+ * held, by another process or by an earlier call in this one. NativeError with `path` for other failures; the error of stat(2) if
+ * `/proc` is not mounted.
  *
  * The lock belongs to the open file: it is released when the last duplicate is closed, at the latest when the
  * last process that holds one ends, even by SIGKILL. It survives an exec that keeps the descriptor. If the file
@@ -34,20 +35,25 @@ function lockOpened(path: string, flags: number): OwnedFd | undefined {
     const file = openAt(path, flags)
     if (!lock(file, path)) return undefined
     // Removed or replaced between open(2) and flock(2): locking a file that no other process can find excludes none.
-    if (isAt(file.fd, path)) return file
+    try {
+      if (isAt(file.fd, path)) return file
+    } catch (error) {
+      file.close()
+      throw error
+    }
     file.close()
   }
 }
 
-/** Whether `path` still refers to the open file `fd`. False if it is missing, or stat(2) fails. */
+/**
+ * Whether `path` still refers to the open file `fd`; false if it is missing. Any other error is thrown: taken for a replaced file, one
+ * that lasts would repeat the lock without end.
+ */
 function isAt(fd: BorrowedFd, path: string): boolean {
-  try {
-    const open = fstatSync(fd, { bigint: true })
-    const found = statSync(path, { bigint: true })
-    return open.dev === found.dev && open.ino === found.ino
-  } catch {
-    return false
-  }
+  // Not by fstat(2): Deno's answers EBADF for a descriptor that it did not open itself.
+  const open = statSync(`/proc/self/fd/${fd}`, { bigint: true })
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false })
+  return open.dev === found?.dev && open.ino === found.ino
 }
 
 /** Returns true if it could lock `file`; otherwise closes it. */

@@ -173,3 +173,15 @@ void t.test('a folder has one holder of its lock until SIGKILL', { timeout: LIMI
     )
   }
 })
+
+void t.test(
+  'a runtime whose fstat(2) refuses descriptors of others locks too',
+  { timeout: LIMIT },
+  async (t) => {
+    // The failure was taken for a folder that had been replaced: a backend in Deno locked the same one again and again, and took all of a
+    // processor.
+    const path = temporaryFolder(t)
+    const program = startFixture('foreign-descriptors.mjs', [path], { stdio: ['ignore', 'pipe', 'inherit'] })
+    t.match(await ended(program), { code: 0, stdout: 'locked\n' })
+  },
+)
