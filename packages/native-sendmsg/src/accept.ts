@@ -5,7 +5,7 @@ import { EAGAIN, ECONNABORTED, EINTR, EPROTO } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import { ACCEPT_DONTWAIT, OPCODES } from './ring-abi.ts'
-import { RING_ENTRIES, type Ring } from './ring.ts'
+import { RING_ENTRIES, type Ring, submission } from './ring.ts'
 import {
   addressArena,
   parseAddress,
@@ -84,9 +84,13 @@ const addressSlots = lazyArena(RING_ENTRIES * ADDRESS_SLOT)
 /** Size of the last batch, as an estimate for the next one. An accept that finds nothing costs a fraction of a successful one. */
 let lastCount = 1
 
+/** Reused for all, because it is copied into the ring. */
+const accept = submission({ opcode: OPCODES.accept, fd: -1, ioprio: ACCEPT_DONTWAIT, operationFlags: FLAGS })
+
 function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): AcceptedBatch {
   const connections: AcceptedConnection[] = []
   const arena = addressSlots()
+  accept.fd = listenFd
   let tries = Math.min(max, lastCount + 1, RING_ENTRIES)
   let error: NativeError | undefined
   let empty = false
@@ -94,14 +98,9 @@ function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): Accepted
     for (let index = 0; index < tries; index++) {
       const at = index * ADDRESS_SLOT
       resetAddress(arena, at)
-      ring.add({
-        opcode: OPCODES.accept,
-        fd: listenFd,
-        ioprio: ACCEPT_DONTWAIT,
-        address: arena.address + at + SOCKADDR,
-        offset: arena.address + at + SOCKADDR_LENGTH,
-        operationFlags: FLAGS,
-      })
+      accept.address = arena.address + at + SOCKADDR
+      accept.offset = arena.address + at + SOCKADDR_LENGTH
+      ring.add(accept)
     }
     error = ring.run()
     // Check every result, even after a failure: a later accept may have returned a connection.

@@ -6,7 +6,7 @@ import { NativeError } from './errors.ts'
 import { closeOnThread, libc } from './libc.ts'
 import { mainRing } from './main-ring.ts'
 import { ASYNC, COMMAND_SETSOCKOPT, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
-import { RING_ENTRIES, type Ring, type Submission } from './ring.ts'
+import { RING_ENTRIES, type Ring, submission } from './ring.ts'
 
 /** `struct linger` (`l_onoff`, `l_linger`): off, and on with a timeout of 0, which makes the last close(2) send a reset. */
 const lingerOff = lazyArena(8)
@@ -93,7 +93,7 @@ function failureOf(fd: number): NativeError | undefined {
 }
 
 /** Sets SO_LINGER, then closes, whether or not the first succeeded. Reused for all descriptors, because they are copied into the ring. */
-const linger: { -readonly [K in keyof Submission]: Submission[K] } = {
+const linger = submission({
   opcode: OPCODES.uringCommand,
   fd: -1,
   flags: HARDLINK,
@@ -101,9 +101,9 @@ const linger: { -readonly [K in keyof Submission]: Submission[K] } = {
   // `level` and `optname` share the field of the address.
   address: SOL_SOCKET + SO_LINGER * 0x1_0000_0000,
   optionLength: LINGER_SIZE,
-}
-const inlineClose = { opcode: OPCODES.close, fd: -1 }
-const backgroundClose = { opcode: OPCODES.close, fd: -1, flags: ASYNC | SKIP_SUCCESS }
+})
+const inlineClose = submission({ opcode: OPCODES.close, fd: -1 })
+const backgroundClose = submission({ opcode: OPCODES.close, fd: -1, flags: ASYNC | SKIP_SUCCESS })
 
 function closeTogether(ring: Ring, fds: readonly number[], value: number): NativeError[] {
   linger.optionValue = value

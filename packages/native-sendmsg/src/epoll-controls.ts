@@ -3,7 +3,7 @@ import { Arena } from './arena.ts'
 import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import { OPCODES } from './ring-abi.ts'
-import { isNotStarted, RING_ENTRIES, type Ring, type Submission } from './ring.ts'
+import { isNotStarted, RING_ENTRIES, type Ring, submission, type Submission } from './ring.ts'
 import type { Watch } from './watch.ts'
 
 /** Writes a `struct epoll_event` whose data are the descriptor and the generation of its watch. */
@@ -19,13 +19,13 @@ export class EpollControls {
   readonly #epoll: number
   readonly #events = new Arena(RING_ENTRIES * EPOLL_EVENT_SIZE)
   /** Reused for all, because it is copied into the ring. */
-  readonly #submission: { -readonly [K in keyof Submission]: Submission[K] }
+  readonly #submission: Submission
 
   /** @param epoll the set; borrowed */
   constructor(ring: Ring, epoll: number) {
     this.#ring = ring
     this.#epoll = epoll
-    this.#submission = { opcode: OPCODES.epollControl, fd: epoll }
+    this.#submission = submission({ opcode: OPCODES.epollControl, fd: epoll })
   }
 
   /** @returns the error of each, in the order of `watches` */
@@ -51,10 +51,10 @@ export class EpollControls {
   }
 
   #fill(operation: number, watch: Watch, index: number): void {
-    const submission = this.#submission
-    submission.offset = watch.fd
-    submission.length = operation
-    submission.address = this.#events.address + index * EPOLL_EVENT_SIZE
+    const change = this.#submission
+    change.offset = watch.fd
+    change.length = operation
+    change.address = this.#events.address + index * EPOLL_EVENT_SIZE
     writeEvent(this.#events.buffer, index * EPOLL_EVENT_SIZE, watch.events, watch.fd, watch.generation)
   }
 

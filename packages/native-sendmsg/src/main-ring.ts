@@ -15,7 +15,7 @@ import { NativeError } from './errors.ts'
 import { POLLIN } from './inspect.ts'
 import { lastErrno, libc, supported } from './libc.ts'
 import { ACCEPT_DONTWAIT, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
-import { Ring } from './ring.ts'
+import { Ring, submission } from './ring.ts'
 import { createSocket, socketpair } from './sockets.ts'
 import { recv } from './stream.ts'
 import { EPOLLOUT } from './watch.ts'
@@ -99,7 +99,7 @@ function acceptsWithoutWaiting(ring: Ring): boolean {
     address.buffer.writeUInt16LE(AF_UNIX)
     if (libc.bind(socket.fd, address.address, 2) === -1) throw new NativeError('bind', lastErrno())
     if (libc.listen(socket.fd, 1) === -1) throw new NativeError('listen', lastErrno())
-    const index = ring.add({ opcode: OPCODES.accept, fd: socket.fd, ioprio: ACCEPT_DONTWAIT })
+    const index = ring.add(submission({ opcode: OPCODES.accept, fd: socket.fd, ioprio: ACCEPT_DONTWAIT }))
     ring.run()
     return ring.result(index) === -EAGAIN
   } finally {
@@ -111,12 +111,13 @@ function ringsDoorbell(ring: Ring): boolean {
   const [ready, far] = socketpair('stream')
   try {
     const byte = new Arena(8)
-    const send = { opcode: OPCODES.send, address: byte.address, length: 1, flags: SKIP_SUCCESS }
-    ring.submitChain([{ ...send, fd: far.fd }])
-    const poll = { opcode: OPCODES.pollAdd, fd: ready.fd, operationFlags: POLLIN }
+    const { address } = byte
+    const send = submission({ opcode: OPCODES.send, fd: far.fd, address, length: 1, flags: SKIP_SUCCESS })
+    ring.submitChain([send])
+    const flags = HARDLINK | SKIP_SUCCESS
     ring.submitChain([
-      { ...poll, flags: HARDLINK | SKIP_SUCCESS },
-      { ...send, fd: far.fd },
+      submission({ opcode: OPCODES.pollAdd, fd: ready.fd, operationFlags: POLLIN, flags }),
+      send,
     ])
     return recv(ready.fd, 8).length === 2
   } finally {
@@ -137,7 +138,9 @@ function waitReturnsEvents(ring: Ring): boolean {
     if (libc.epoll_ctl(epoll, EPOLL_CTL_ADD, watched.fd, event.address) === -1) {
       throw new NativeError('epoll_ctl', lastErrno())
     }
-    const index = ring.add({ opcode: OPCODES.epollWait, fd: epoll, address: event.address, length: 1 })
+    const index = ring.add(
+      submission({ opcode: OPCODES.epollWait, fd: epoll, address: event.address, length: 1 }),
+    )
     ring.run()
     return ring.result(index) === 1
   } finally {

@@ -5,7 +5,7 @@ import { EAGAIN } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { mainRing } from './main-ring.ts'
 import { OPCODES } from './ring-abi.ts'
-import { isNotStarted, type Ring, type Submission } from './ring.ts'
+import { isNotStarted, type Ring, submission } from './ring.ts'
 import { peek } from './stream.ts'
 
 /** Maximum sockets per call. */
@@ -47,12 +47,12 @@ function slots(): NonNullable<typeof memory> {
 }
 
 /** Reused for all sockets, because it is copied into the ring. */
-const receive: { -readonly [K in keyof Submission]: Submission[K] } = {
+const receive = submission({
   opcode: OPCODES.receive,
   fd: -1,
   // Without waiting, also on a blocking socket: nothing stays in flight.
   operationFlags: MSG_PEEK | MSG_DONTWAIT,
-}
+})
 
 function peekTogether(ring: Ring, fds: readonly BorrowedFd[], max: number): Peeked[] {
   const { slots: all, address } = slots()

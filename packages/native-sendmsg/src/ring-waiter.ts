@@ -6,7 +6,7 @@ import { NativeError } from './errors.ts'
 import { POLLIN } from './inspect.ts'
 import { lastErrno, libc } from './libc.ts'
 import { CANCEL_ALL_OF_FD, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
-import { PENDING, type Ring, type Submission } from './ring.ts'
+import { PENDING, type Ring, submission, type Submission } from './ring.ts'
 import { socketpair } from './sockets.ts'
 import type { Waiter, Waiting } from './waiter.ts'
 
@@ -77,14 +77,14 @@ export class RingWaiter implements Waiter {
     this.#button = new Socket({ fd: this.#buttonFd, readable: false, writable: true })
     this.#chain = [
       this.#wait(),
-      {
+      submission({
         opcode: OPCODES.send,
         fd: this.#buttonFd,
         address: this.#markAddress(KERNEL),
         length: 1,
         operationFlags: MSG_NOSIGNAL,
         flags: SKIP_SUCCESS,
-      },
+      }),
     ]
     this.#check = setInterval(() => this.#checkUp(), CHECK_INTERVAL_MS)
     this.#check.unref()
@@ -140,9 +140,15 @@ export class RingWaiter implements Waiter {
   #wait(): Submission {
     const { epoll: fd, capacity: length } = this.#waiting
     if (this.#fetches) {
-      return { opcode: OPCODES.epollWait, fd, address: this.#brought.address, length, flags: HARDLINK }
+      return submission({
+        opcode: OPCODES.epollWait,
+        fd,
+        address: this.#brought.address,
+        length,
+        flags: HARDLINK,
+      })
     }
-    return { opcode: OPCODES.pollAdd, fd, operationFlags: POLLIN, flags: HARDLINK }
+    return submission({ opcode: OPCODES.pollAdd, fd, operationFlags: POLLIN, flags: HARDLINK })
   }
 
   /** Returns false if the kernel refuses. */
@@ -160,7 +166,8 @@ export class RingWaiter implements Waiter {
 
   #cancelChain(): void {
     const { epoll: fd } = this.#waiting
-    this.#ring.submitChain([{ opcode: OPCODES.asyncCancel, fd, operationFlags: CANCEL_ALL_OF_FD }])
+    const flags = CANCEL_ALL_OF_FD
+    this.#ring.submitChain([submission({ opcode: OPCODES.asyncCancel, fd, operationFlags: flags })])
   }
 
   #markAddress(who: typeof KERNEL | typeof SELF): number {

@@ -41,19 +41,40 @@ export function isNotStarted(result: number): boolean {
 /** An operation; fields as in `struct io_uring_sqe` (io_uring_enter(2)). */
 export interface Submission {
   readonly opcode: Opcode
-  readonly fd: BorrowedFd
+  fd: BorrowedFd
   /** IOSQE_* */
-  readonly flags?: number
-  readonly ioprio?: number
+  flags: number
+  ioprio: number
   /** `off` or `addr2`: a number, or an address. */
-  readonly offset?: number
-  readonly address?: number
-  readonly length?: number
+  offset: number
+  address: number
+  length: number
   /** `accept_flags`, `msg_flags`, `poll32_events`. */
-  readonly operationFlags?: number
-  /** For setsockopt: `optlen`, and the address of the value. */
-  readonly optionLength?: number
-  readonly optionValue?: number
+  operationFlags: number
+  /** For setsockopt, otherwise 0: `optlen`, and the address of the value. */
+  optionLength: number
+  optionValue: number
+}
+
+/**
+ * An operation, with 0 for what is not given. It is copied into the ring, so one object may be changed and submitted many times. All have
+ * the same fields in the same order, since one function reads them: with ten kinds of objects each of its reads searched for the field.
+ */
+export function submission(
+  fields: Pick<Submission, 'opcode' | 'fd'> & Partial<Omit<Submission, 'opcode' | 'fd'>>,
+): Submission {
+  return {
+    opcode: fields.opcode,
+    fd: fields.fd,
+    flags: fields.flags ?? 0,
+    ioprio: fields.ioprio ?? 0,
+    offset: fields.offset ?? 0,
+    address: fields.address ?? 0,
+    length: fields.length ?? 0,
+    operationFlags: fields.operationFlags ?? 0,
+    optionLength: fields.optionLength ?? 0,
+    optionValue: fields.optionValue ?? 0,
+  }
 }
 
 /**
@@ -116,9 +137,9 @@ export class Ring {
   }
 
   /** Adds an operation to the next batch; returns the index of its result. At most `RING_ENTRIES` per batch. */
-  add(submission: Submission): number {
+  add(operation: Submission): number {
     const index = this.#batch++
-    this.#write(submission, index + 1)
+    this.#write(operation, index + 1)
     return index
   }
 
@@ -168,7 +189,7 @@ export class Ring {
    */
   submitChain(chain: readonly Submission[], index = -1): void {
     if (index !== -1) this.#results[index] = PENDING
-    for (const [at, submission] of chain.entries()) this.#write(submission, at === 0 ? index + 1 : 0)
+    for (const [at, operation] of chain.entries()) this.#write(operation, at === 0 ? index + 1 : 0)
     const { error } = this.#submit()
     this.#reap()
     if (error !== undefined) throw error
@@ -179,8 +200,8 @@ export class Ring {
     this.#fd.close()
   }
 
-  #write(submission: Submission, key: number): void {
-    const { opcode, fd, flags = 0, ioprio = 0, offset = 0, address = 0 } = submission
+  #write(operation: Submission, key: number): void {
+    const { opcode, fd, flags, ioprio, offset, address, optionLength, optionValue } = operation
     const words = this.#words
     const at = this.#sqes + ((this.#tail + this.#queued) & this.#sqMask) * (SQE_SIZE / 4)
     this.#queued += 1
@@ -190,13 +211,12 @@ export class Ring {
     words[at + SQE.offset + 1] = offset / 0x1_0000_0000
     words[at + SQE.address] = address
     words[at + SQE.address + 1] = address / 0x1_0000_0000
-    words[at + SQE.length] = submission.length ?? 0
-    words[at + SQE.operationFlags] = submission.operationFlags ?? 0
+    words[at + SQE.length] = operation.length
+    words[at + SQE.operationFlags] = operation.operationFlags
     words[at + SQE.key] = key
     words[at + SQE.key + 1] = 0
     words.fill(0, at + SQE.rest, at + SQE_SIZE / 4)
-    const { optionLength, optionValue = 0 } = submission
-    if (optionLength === undefined) return
+    if (optionLength === 0) return
     words[at + SQE.optionLength] = optionLength
     words[at + SQE.optionValue] = optionValue
     words[at + SQE.optionValue + 1] = optionValue / 0x1_0000_0000
