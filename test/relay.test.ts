@@ -66,6 +66,7 @@ const at = (port: number | undefined, weight = 1) => ({ address: `127.0.0.1:${po
 const { broker, services } = await startServices(t, {
   web: { config: { handoff } },
   stream: { config: { handoff } },
+  resetting: { protocol: 'tcp', config: { handoff } },
   answering: { protocol: 'tcp', config: { upstreams: [at(answering)] } },
   early: { protocol: 'tcp', config: { upstreams: [at(early)] } },
   upstreams: { config: { balance: 'round-robin', upstreams: [at(ports[0], 3), at(ports[1])] } },
@@ -216,6 +217,24 @@ void t.test('half-close works through a relay in both directions', { timeout: LI
   client.end('I still had this to say')
   await receivedAll
   t.equal(Buffer.concat(received).toString(), 'I still had this to say')
+})
+
+void t.test('an app that resets a relayed client goes on', { timeout: LIMIT }, async (t) => {
+  // Node's resetAndDestroy() threw, since the app's socket is not of TCP; the exception ended the app, and all its clients with it.
+  const backend = await services.resetting.start(t, 'tcp-backend.mjs')
+  await services.resetting.backends(1)
+  const other = connect(services.resetting.port, '127.0.0.1')
+  await once(other, 'data')
+  const socket = connect(services.resetting.port, '127.0.0.1')
+  await once(socket, 'data')
+  socket.on('error', () => undefined)
+  socket.write('reset me')
+  await once(socket, 'close')
+  other.write('still there')
+  const [echo] = (await once(other, 'data')) as [Buffer]
+  t.equal(echo.toString(), 'still there')
+  t.ok(backend.running)
+  other.destroy()
 })
 
 void t.test(

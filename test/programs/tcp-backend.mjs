@@ -1,5 +1,5 @@
 // A line protocol in which the server speaks first: a greeting with the number of the connection, an echo, and a last
-// line once the client has stopped sending.
+// line once the client has stopped sending. A client that sends `reset me` is reset.
 import net from 'node:net'
 import { createBackend } from '@baton/backend-sdk'
 
@@ -10,7 +10,8 @@ const server = net.createServer({ allowHalfOpen: true }, (socket) => {
   let bytes = 0
   socket.on('data', (chunk) => {
     bytes += chunk.length
-    socket.write(chunk)
+    if (chunk.toString() === 'reset me') socket.resetAndDestroy()
+    else socket.write(chunk)
   })
   socket.on('end', () => socket.end(`bye ${bytes}\n`))
   socket.on('error', () => socket.destroy())

@@ -41,8 +41,11 @@ export async function rest(session: Client): Promise<string> {
   return session.received
 }
 
+/** The log of one that fails is among the test's comments. */
 export async function reload(t: Test, broker: Broker): Promise<OperatorAnswer> {
-  return parseAnswer(await say(t, broker, 'reload'))
+  const answer = parseAnswer(await say(t, broker, 'reload'))
+  if (!answer.success) t.comment(`the reload failed:\n${answer.log.join('\n')}`)
+  return answer
 }
 
 /** Nothing before `Success=`, and only complete lines after it. */

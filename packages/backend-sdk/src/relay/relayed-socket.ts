@@ -17,6 +17,8 @@ export function presentAsClient({ socket, addresses, rest }: IncomingRelay, allo
     })
   }
   socket.allowHalfOpen = allowHalfOpen
+  // It throws for a socket that is not of TCP, which would end an app that resets a client. No reset can be sent through the relay.
+  socket.resetAndDestroy = () => socket.destroy()
   if (rest.length > 0) socket.unshift(rest)
   return socket
 }
