@@ -185,10 +185,19 @@ void t.test('SIGUSR1 opens a log file again, also after a reload', { timeout: LI
       () => fileExists(name) && contents(name).includes(`"msg":"${msg}"`),
       () => `${msg} in ${name}:\n${contents(name)}`,
     )
+  /** Its workers too, which learn of it from the master that has logged it: what they write until then is in the old file. */
+  const reopened = async () => {
+    await logsTo(file, 'log reopened')
+    const { ino } = statSync(file)
+    await eventually(async () => {
+      const { workers } = await masterStatus(t, broker)
+      return workers.every(({ pid }) => statSync(`/proc/${pid}/fd/1`, { throwIfNoEntry: false })?.ino === ino)
+    }, 'workers write to it')
+  }
   chmodSync(file, 0o640)
   renameSync(file, `${file}.1`)
   signal(broker.program.pid, 'SIGUSR1')
-  await logsTo(file, 'log reopened')
+  await reopened()
   t.equal(statSync(file).mode & 0o777, 0o640)
   const old = contents(`${file}.1`)
   const backend = await startBackend(t, broker)
@@ -199,14 +208,14 @@ void t.test('SIGUSR1 opens a log file again, also after a reload', { timeout: LI
   await logsTo(file, 'reloaded')
   rmSync(file)
   signal(broker.program.pid, 'SIGUSR1')
-  await logsTo(file, 'log reopened')
+  await reopened()
   backend.kill('SIGKILL')
   await logsTo(file, 'backend deregistered')
 
   // This worker is started later.
   renameSync(file, `${file}.2`)
   signal(broker.program.pid, 'SIGUSR1')
-  await logsTo(file, 'log reopened')
+  await reopened()
   signal(await onlyWorker(t, broker), 'SIGKILL')
   await logsTo(file, 'accepting connections')
 
@@ -225,7 +234,7 @@ void t.test('SIGUSR1 opens a log file again, also after a reload', { timeout: LI
   t.ok((await reload(t, broker)).success)
   renameSync(file, `${file}.3`)
   signal(broker.program.pid, 'SIGUSR1')
-  await logsTo(file, 'log reopened')
+  await reopened()
   await limit('unlimited')
   await logsTo(file, 'reloaded')
   const lines = contents(file).split('\n').slice(0, -1)
@@ -239,7 +248,7 @@ void t.test('SIGUSR1 opens a log file again, also after a reload', { timeout: LI
   await eventually(async () => (await reload(t, broker)).success, 'it continues')
   rmSync(file, { recursive: true })
   signal(broker.program.pid, 'SIGUSR1')
-  await logsTo(file, 'log reopened')
+  await reopened()
   t.notMatch(contents(file) + old, /Debugger listening/)
   await stop(broker)
 })
