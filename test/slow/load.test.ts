@@ -79,6 +79,7 @@ void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT },
     rejected: 0,
     client_gone: 0,
     relinquished: 0,
+    idle_closed: 0,
   })
 
   const metrics = await broker.metrics()

@@ -215,7 +215,10 @@ export class HandBack {
     }
   }
 
-  /** Removes up to `room` from `#idle`: those that are due, and as many others as the broker wants. */
+  /**
+   * Removes up to `room` from `#idle`: those that are due, and as many others as the broker wants. A new client whose request is on its way
+   * is none of them: it would be handed over twice for nothing, and many short connections always look uneven for a moment.
+   */
   #chooseIdle(attachment: Attachment, room: number): IdleConnection[] {
     const chosen: IdleConnection[] = []
     let others = this.#host.draining ? Number.POSITIVE_INFINITY : this.#wanted
@@ -223,6 +226,7 @@ export class HandBack {
     for (; at < this.#idle.length && chosen.length < room; at++) {
       const each = this.#idle[at] as IdleConnection
       const due = this.#isDue(each.since)
+      if (!due && each.fresh && !this.#host.draining) continue
       if (!due && others <= 0) {
         // Another turn, if one of those that were chosen cannot leave.
         if (chosen.length > 0) break

@@ -42,6 +42,8 @@ export interface IdleConnection {
   readonly until: number
   /** Bytes that had been read of it then. */
   readonly bytesRead: number
+  /** Whether its first request has not come yet. */
+  readonly fresh: boolean
 }
 
 /**
@@ -277,6 +279,7 @@ class ServerAttachment implements Attachment {
         since,
         until: this.#returned.get(socket) ?? since + headers,
         bytesRead: 0,
+        fresh: !this.#returned.has(socket),
       }))
     // Node 26 counts connections without a request as idle, earlier lines do not.
     const unused = new Set(silent.map(({ socket }) => socket))
@@ -284,7 +287,8 @@ class ServerAttachment implements Attachment {
       .filter((socket) => !unused.has(socket) && !this.#answers.isAnswering(socket) && isQuiet(socket))
       .map((socket) => {
         const since = this.#answers.idleSince(socket) ?? now
-        return { socket, since, until: since + this.#keepAliveOf(socket), bytesRead: socket.bytesRead }
+        const until = since + this.#keepAliveOf(socket)
+        return { socket, since, until, bytesRead: socket.bytesRead, fresh: false }
       })
     return [...quiet, ...silent]
   }
