@@ -47,7 +47,7 @@ const HEIR_TIMEOUT_MS = 5000
 const COUNT_INTERVAL_MS = 1000
 
 /** Messages that workers of older versions do not know. */
-const ABILITIES = { succeeds: true, pairs: true } as const
+const ABILITIES = { succeeds: true, pairs: true, pauses: true } as const
 
 type Finish = Pick<Extract<ToWorker, { type: 'finish' }>, 'removed' | 'deadline'>
 
@@ -89,8 +89,6 @@ export class SupervisedWorker {
   #estate: KeptEstate | undefined
   #reception: Reception | undefined
   #accepts = false
-  /** The admin server is loaded once this worker accepts. */
-  #administersLate = false
   /** Its pid; null while there is none. */
   #master: number | null = process.ppid
   #ending = false
@@ -179,7 +177,7 @@ export class SupervisedWorker {
       case 'tickets':
         return this.#worker?.useTickets(message.tickets)
       case 'serve':
-        await this.#worker?.serve(!this.#administersLate)
+        await this.#worker?.serve()
         return this.#report()
       case 'accept':
         this.#accepts = true
@@ -188,7 +186,8 @@ export class SupervisedWorker {
       case 'estate':
         return this.#keepEstate(message, fds)
       case 'pause':
-        return this.#worker?.pause()
+        await this.#worker?.pause()
+        return this.#channel.send({ type: 'paused' })
       case 'release':
         return this.#worker?.askToReconnect(message.reason)
       case 'peer':
@@ -305,15 +304,12 @@ export class SupervisedWorker {
       this.#report()
       void this.#count()
     }, COUNT_INTERVAL_MS)
-    this.#administersLate = administersLate
     if (!administersLate) await this.#worker.loadAdmin()
     this.#channel.send({ type: 'ready', ...ABILITIES })
   }
 
-  /** Clients and backends that are there already go first. */
+  /** Not before: a request may need the backends of a predecessor. Clients and backends that are there already go first. */
   #administer(): void {
-    if (!this.#administersLate) return
-    this.#administersLate = false
     setImmediate(() => {
       this.#worker?.administer().catch((error: unknown) => this.#fail(error))
     })
