@@ -278,6 +278,11 @@ export interface HeldClient {
    * that waits for a backend; a worker of an older version does not know it, and offers the connection at once.
    */
   readonly idleFor?: number | null
+  /**
+   * Of a client that waits for a backend between two requests: CLOCK_MONOTONIC at which it is to be closed, in ms; null for never. A worker of an older
+   * version does not know it, and offers the connection as a new one.
+   */
+  readonly quietUntil?: number | null
   /** Of a client that waits for a backend after a backend handed it back. */
   readonly handedBack?: HandBackKind
   /** From a PROXY header: the client of a load balancer. */
