@@ -136,8 +136,11 @@ export type ToWorker =
   /** All keys for TLS session tickets. Sent after each change. */
   | { readonly type: 'tickets'; readonly tickets: TicketKeys }
   | { readonly type: 'serve' }
-  /** Answered immediately with `pong` by the event loop; a worker that does not answer is stuck. */
-  | { readonly type: 'ping' }
+  /**
+   * Answered immediately with `pong` by the event loop; a worker that does not answer is stuck. `quiet`: or in the memory file (`writePulse`), which
+   * does not wake the master.
+   */
+  | { readonly type: 'ping'; readonly quiet?: boolean }
   /** Write the status to the log. */
   | { readonly type: 'dump' }
   /** Another worker is being scraped: send the current counters (`counted`). */

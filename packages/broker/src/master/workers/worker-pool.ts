@@ -483,6 +483,7 @@ export class WorkerPool {
     return {
       isReplaceable: (worker) => worker === this.#current && !this.#stopping && !this.#replacing,
       isStopping: () => this.#stopping,
+      awake: () => this.#host.awake(),
       begin: () => void (this.#replacing = true),
       build: () => this.#build(this.#activeConfig),
       isGone: (worker) => !this.#workers.has(worker),

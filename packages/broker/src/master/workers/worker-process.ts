@@ -209,6 +209,16 @@ export class WorkerProcess {
     return this.#exit && strayEnd(this.#exit)
   }
 
+  /** Changes with each sign of life: messages, and answers in the memory file. */
+  get heard(): number {
+    return this.messagesReceived + (this.#copies?.pulse ?? 0)
+  }
+
+  /** @param quiet it may answer in the memory file, which does not wake this process */
+  ping(quiet: boolean): void {
+    this.send(quiet && this.#copies !== undefined ? { type: 'ping', quiet } : { type: 'ping' })
+  }
+
   /** No message is partly sent or partly received. */
   get quiet(): boolean {
     return this.#channel.quiet && this.#copies?.quiet !== false
