@@ -15,23 +15,35 @@ function wakeUps(pid: number): number {
   return sum
 }
 
-// prom-client's monitor of the event loop woke the worker a hundred times a second, with no client at all.
+/**
+ * Limits of wake-ups for each heartbeat, one a second. The master has seven: it asks its worker four times whether it hangs, reads its reports (twice: io_uring
+ * interrupts the wait, and rings), and checks its ring. The worker has as many, and those of the heartbeat.
+ */
+const MASTER = 9
+const WORKER = 11
+
+// prom-client's monitor of the event loop woke the worker a hundred times a second, with no client at all. The master was woken up eleven times and more: also by each
+// answer of its worker, by its reports one at a time, and by a timer for files on disk.
 void t.test('an idle broker sleeps', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   // Its heartbeats, one a second, are the worker's own clock.
   const backend = await FalseBackend.register(t, broker.control, hello('web'))
   const beats = () => backend.wire.all('heartbeat').length
   const perBeat: number[] = []
-  for (const [index, pid] of [broker.program.pid, broker.pid].entries()) {
+  const limits: [number, number][] = [
+    [broker.program.pid, MASTER],
+    [broker.pid, WORKER],
+  ]
+  for (const [index, [pid, most]] of limits.entries()) {
     await eventually(
       async () => {
         const [begin, from] = [beats(), wakeUps(pid)]
         await eventually(() => beats() >= begin + 2, 'two heartbeats')
         perBeat[index] = (wakeUps(pid) - from) / (beats() - begin)
-        // About ten, with what the heartbeat itself wakes. A machine that is busy with other things may show the worker as busy.
-        return perBeat[index] < 50
+        // On a machine that is busy with other things, some of these two seconds may have more: a garbage collection, or an answer that comes later.
+        return perBeat[index] <= most
       },
-      () => `at most 50 wake-ups of process ${pid} per heartbeat; the last were ${perBeat.join(', ')}`,
+      () => `at most ${most} wake-ups of process ${pid} per heartbeat; the last were ${perBeat.join(', ')}`,
     )
   }
   t.comment(`wake-ups per heartbeat of master and worker: ${perBeat.join(', ')}`)

@@ -14,6 +14,7 @@ import {
   isGrpcServer,
   UpgradedSockets,
 } from './attach/index.ts'
+import { MAX_TIMER_MS } from './clock.ts'
 import type { ConnectionInfo } from './connection-info.ts'
 import { channels } from './diagnostics.ts'
 import { Dialling } from './dialling.ts'
@@ -102,9 +103,6 @@ const DEFAULT_DRAIN_DEADLINE = 30_000
 
 /** Closed connections are reported to the broker within this time, in ms. */
 const CLOSED_DELAY_MS = 50
-
-/** The longest delay of setTimeout, a signed 32-bit number of milliseconds: 24 days. A longer deadline counts as none. */
-const MAX_TIMER_MS = 2 ** 31 - 1
 
 /**
  * The backend's half of Baton in one process: registers with the broker, receives connections from its lane, and gives them
@@ -393,6 +391,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   /** Of several deadlines, the earliest counts. */
   #cutWithin(deadline: number): void {
     const cutAt = performance.now() + deadline
+    // Longer than a timer: as if there were none.
     if (deadline > MAX_TIMER_MS || cutAt >= this.#cutAt) return
     this.#cutAt = cutAt
     clearTimeout(this.#cut)

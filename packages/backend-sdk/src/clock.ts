@@ -13,11 +13,15 @@ export interface Clock {
   now(): number
   /** CLOCK_MONOTONIC in nanoseconds, shared by all processes of a host: token deadlines are in it. */
   hrtime(): bigint
+  /** After 2^31 - 1 ms at the latest: a sum of durations may be more. */
   setTimeout(callback: () => void, milliseconds: number): Timer
   setInterval(callback: () => void, milliseconds: number): Timer
   /** No effect on a timer that has already fired. */
   clear(timer: Timer | undefined): void
 }
+
+/** The longest delay of Node's timers, a signed 32-bit number of milliseconds: 24 days. A longer one would fire after 1 ms. */
+export const MAX_TIMER_MS = 2 ** 31 - 1
 
 /** CLOCK_MONOTONIC minus `process.hrtime`: 0 in Node. */
 let offset = 0n
@@ -40,7 +44,7 @@ export function alignClock(monotonic: bigint): void {
 export const systemClock: Clock = {
   now: () => performance.now(),
   hrtime: () => process.hrtime.bigint() + offset,
-  setTimeout: (callback, milliseconds) => setTimeout(callback, milliseconds),
+  setTimeout: (callback, milliseconds) => setTimeout(callback, Math.min(MAX_TIMER_MS, milliseconds)),
   setInterval: (callback, milliseconds) => setInterval(callback, milliseconds),
   clear: (timer) => clearTimeout(timer as NodeJS.Timeout | undefined),
 }

@@ -18,6 +18,7 @@ import { type ClientConnection, InheritedClient } from '../src/worker/connection
 import { heldClient, monotonic } from '../src/worker/copies/held-client.ts'
 import type { ReplaceableWorker } from '../src/worker/replaceable-worker.ts'
 import { Predecessors } from '../src/worker/succession/predecessors.ts'
+import { fieldsOf } from '../src/worker/service/hand-over.ts'
 import { Successors } from '../src/worker/succession/successors.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
@@ -89,6 +90,52 @@ void t.test('clients keep their order over any number of workers', { timeout: LI
   )
   t.ok(Math.abs((times[0] as number) - at) < 1)
 })
+
+// One that went to a backend between two requests, and came back because that had ended, was a new connection to the next worker: whoever got it there answered 408 when
+// the time for a first request was over, or let it be idle for longer than it may.
+void t.test(
+  'a client between two requests keeps what is left of its idle time',
+  { timeout: LIMIT },
+  async (t) => {
+    const { poller, ours, inherited } = receiver(t)
+    const sender = new Channel<FromReceiver, HeldClients>(ours, poller, {
+      message: () => {},
+      ended: () => {},
+    })
+    t.teardown(() => sender.close())
+    const before = [Math.round(performance.now()) + 60_000, Number.POSITIVE_INFINITY, undefined].map(
+      (quietUntil, index) =>
+        new InheritedClient(descriptor(t), {
+          order: index,
+          listener,
+          peer: { family: 'IPv4', address: '192.0.2.7', port: 1 },
+          id: Buffer.alloc(16, index),
+          acceptedAt: performance.now(),
+          ...(quietUntil !== undefined && { quietUntil }),
+        }),
+    )
+    const copies = before.map((connection) => JSON.stringify(heldClient('web', connection)))
+    // A copy may be old when it is used.
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    for (const copy of copies)
+      sender.give({ type: 'held', clients: [JSON.parse(copy) as HeldClient] }, [descriptor(t)])
+    await eventually(() => inherited.length === 3, 'all are inherited')
+    t.same(
+      inherited.map(({ quietUntil }) => quietUntil && Math.round(quietUntil)),
+      before.map(({ quietUntil }) => quietUntil && Math.round(quietUntil)),
+    )
+    t.same(
+      inherited.map((connection) => 'idleUntil' in connection),
+      [false, false, false],
+      'it is not taken for a parked one',
+    )
+    t.equal(
+      fieldsOf(before[0] as ClientConnection).quietUntil,
+      before[0]?.quietUntil,
+      'also if it comes back',
+    )
+  },
+)
 
 /** A worker that is finishing, and the end of the pair that its successor has. */
 function sender(t: Test) {

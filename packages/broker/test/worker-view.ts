@@ -68,7 +68,11 @@ export const healthy: Status = {
 
 /** A worker that shows `state.status`, and records drain requests and their requesters. */
 export function fakeView({ recorder = 16 }: { recorder?: number } = {}) {
-  const state = { status: healthy, metrics: Promise.resolve('baton_build_info{version="1.2.3"} 1\n') }
+  const state = {
+    status: healthy,
+    isSucceeded: false,
+    metrics: Promise.resolve('baton_build_info{version="1.2.3"} 1\n'),
+  }
   const drained: unknown[][] = []
   const ordered: unknown[][] = []
   const asked: Change[] = []
@@ -81,6 +85,9 @@ export function fakeView({ recorder = 16 }: { recorder?: number } = {}) {
   }
   const view: WorkerView = {
     status: () => state.status,
+    get isSucceeded() {
+      return state.isSucceeded
+    },
     drainService: (...wanted) => drain(2, wanted),
     drainBackend: (...wanted) => drain(1, wanted),
     pause: (...wanted) => void ordered.push(['pause', ...wanted]),

@@ -33,4 +33,5 @@ export interface Claimed {
   /** As in `ready`. */
   readonly succeeds?: boolean
   readonly pairs?: boolean
+  readonly pauses?: boolean
 }

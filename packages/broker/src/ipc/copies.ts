@@ -115,8 +115,20 @@ const MARKS_AT = 1024 * 1024
 const MARK_BYTES = 4
 const NUMBER_BYTES = 8
 
+/** The last number before the marks: how many pings the worker has answered here. */
+const PULSE_AT = MARKS_AT - NUMBER_BYTES
+
 /** Maximum numbers in the accounts. */
-export const MAX_NUMBERS = MARKS_AT / NUMBER_BYTES
+export const MAX_NUMBERS = PULSE_AT / NUMBER_BYTES
+
+/** An answer that wakes nobody: the master looks when it is awake. */
+export function writePulse(file: number, count: number): void {
+  writeSync(file, new Float64Array([count]), 0, NUMBER_BYTES, PULSE_AT)
+}
+
+export function readPulse(file: number): number {
+  return new Float64Array(read(file, PULSE_AT, NUMBER_BYTES))[0] ?? 0
+}
 
 /** Writes a part of the marks. */
 export function writeMarks(file: number, marks: Uint32Array, from: number, to: number): void {

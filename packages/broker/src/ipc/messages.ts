@@ -77,8 +77,8 @@ export type KnownBackends = Readonly<
 export type SocketRole = 'listener' | 'control' | 'admin' | 'agentCheck'
 
 /**
- * From the master to a worker. A worker receives `sockets` and `start`, then `serve` (backends and admin) and `accept`
- * (clients). It ends with `stop`, or with `pause`, `release` and `finish` when a successor takes over.
+ * From the master to a worker. A worker receives `sockets` and `start`, then `serve` (backends) and `accept`
+ * (clients and the admin API). It ends with `stop`, or with `pause`, `release` and `finish` when a successor takes over.
  */
 export type ToWorker =
   /**
@@ -136,8 +136,11 @@ export type ToWorker =
   /** All keys for TLS session tickets. Sent after each change. */
   | { readonly type: 'tickets'; readonly tickets: TicketKeys }
   | { readonly type: 'serve' }
-  /** Answered immediately with `pong` by the event loop; a worker that does not answer is stuck. */
-  | { readonly type: 'ping' }
+  /**
+   * Answered immediately with `pong` by the event loop; a worker that does not answer is stuck. `quiet`: or in the memory file (`writePulse`), which
+   * does not wake the master.
+   */
+  | { readonly type: 'ping'; readonly quiet?: boolean }
   /** Write the status to the log. */
   | { readonly type: 'dump' }
   /** Another worker is being scraped: send the current counters (`counted`). */
@@ -145,7 +148,10 @@ export type ToWorker =
   /** Answered with `pairs`, after all earlier orders. Sent only to a worker that knows it. */
   | { readonly type: 'pairs'; readonly ask: number }
   | { readonly type: 'accept' }
-  /** Register no more backends. A later `serve` means that the successor has failed. */
+  /**
+   * Register no more backends, and accept no more connections to the admin API. Answered with `paused`, by a worker whose `ready` or `pong` says that it
+   * `pauses`. A later `serve` means that the successor has failed.
+   */
   | { readonly type: 'pause' }
   /** Ask the backends to register with the successor. */
   | { readonly type: 'release'; readonly reason: string }
@@ -197,7 +203,12 @@ export type ToWorker =
 /** From a worker to its master. */
 export type FromWorker =
   /** Initialised; accepting nothing yet. */
-  | { readonly type: 'ready'; readonly succeeds?: boolean; readonly pairs?: boolean }
+  | {
+      readonly type: 'ready'
+      readonly succeeds?: boolean
+      readonly pairs?: boolean
+      readonly pauses?: boolean
+    }
   | { readonly type: 'failed'; readonly code: string; readonly message: string }
   /** All registered backends. Sent after each change, and once a second. */
   | {
@@ -244,8 +255,17 @@ export type FromWorker =
     }
   /** The answer to the `shifts` with this `ask`. */
   | { readonly type: 'shifted'; readonly ask: number }
-  /** `succeeds`: it knows `successor`; `pairs`: that question. Absent from workers of an older version, as in `ready`. */
-  | { readonly type: 'pong'; readonly succeeds?: boolean; readonly pairs?: boolean }
+  /** The answer to `pause`. */
+  | { readonly type: 'paused' }
+  /**
+   * `succeeds`: it knows `successor`; `pairs`: that question; `pauses`: it answers `pause`. Absent from workers of an older version, as in `ready`.
+   */
+  | {
+      readonly type: 'pong'
+      readonly succeeds?: boolean
+      readonly pairs?: boolean
+      readonly pauses?: boolean
+    }
 
 /** A connection that waits in one worker, as the next one gets it. */
 export interface HeldClient {
@@ -261,6 +281,11 @@ export interface HeldClient {
    * that waits for a backend; a worker of an older version does not know it, and offers the connection at once.
    */
   readonly idleFor?: number | null
+  /**
+   * Of a client that waits for a backend between two requests: CLOCK_MONOTONIC at which it is to be closed, in ms; null for never. A worker of an older
+   * version does not know it, and offers the connection as a new one.
+   */
+  readonly quietUntil?: number | null
   /** Of a client that waits for a backend after a backend handed it back. */
   readonly handedBack?: HandBackKind
   /** From a PROXY header: the client of a load balancer. */

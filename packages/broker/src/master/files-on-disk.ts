@@ -31,6 +31,7 @@ import type { ListeningSocket } from './listening-sockets.ts'
 import type { ActiveConfig } from './active-config.ts'
 import type { Operator } from './operator/operator.ts'
 import type { WorkerPool } from './workers/worker-pool.ts'
+import { Occasion } from '../supervise/occasion.ts'
 
 /** How often every file is checked, in ms. inotify may be unavailable or exhausted, and does not report that a link in the path has moved. */
 const CHECK_INTERVAL_MS = 1000
@@ -68,7 +69,7 @@ export class FilesOnDisk {
   readonly #parts: FilesOnDiskParts
   #lock: OwnedFd
   #problem: string | undefined
-  #interval: NodeJS.Timeout | undefined
+  readonly #checks = new Occasion(CHECK_INTERVAL_MS, () => void this.#check(false))
   #soon: NodeJS.Timeout | undefined
   #watcher: FSWatcher | undefined
   #watched: FileIdentity | undefined
@@ -89,8 +90,13 @@ export class FilesOnDisk {
 
   start(): void {
     this.#folder = currentFolder(this.#parts.activeConfig.config.runtimeDir)
-    this.#interval = setInterval(() => this.#check(false), CHECK_INTERVAL_MS)
+    this.#checks.start()
     this.#check(false)
+  }
+
+  /** This process is awake: a check that is due is made now. */
+  awake(): void {
+    void this.#checks.awake()
   }
 
   /**
@@ -105,7 +111,7 @@ export class FilesOnDisk {
 
   /** Releases the lock. The files stay. */
   close(): void {
-    clearInterval(this.#interval)
+    this.#checks.stop()
     clearTimeout(this.#soon)
     this.#soon = undefined
     this.#watcher?.close()

@@ -233,6 +233,7 @@ export class Master {
     this.#spare = spare
     const host = {
       message: (worker: WorkerProcess, message: FromWorker) => this.#received(worker, message),
+      awake: () => this.#files.awake(),
       ended: () => this.#fleet.lost(this.#backends()),
       startWorker: (failures: number) => spare.take() ?? startWorker(failures),
       // A reload that is already running starts a worker of the installed program anyway.

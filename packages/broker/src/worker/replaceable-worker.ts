@@ -77,18 +77,14 @@ export interface Worker {
 export interface ReplaceableWorker extends Worker {
   /** Loads the code of the admin server. */
   loadAdmin(): Promise<void>
-  /**
-   * Starts to register backends, the first time also to answer the admin API. May be called again after `pause`.
-   *
-   * @param administers false if `administer` follows
-   */
-  serve(administers?: boolean): Promise<void>
-  /** Starts to answer the admin API; rejects if it cannot. */
+  /** Starts to register backends. Called again after `pause`, it also answers the admin API again. */
+  serve(): Promise<void>
+  /** Starts to answer the admin API, unless paused; rejects if it cannot. */
   administer(): Promise<void>
   /** Starts to accept clients. */
   accept(): void
-  /** Stops registering backends. */
-  pause(): void
+  /** Registers no more backends, and accepts no more connections to the admin API. Resolves when it accepts none. */
+  pause(): Promise<void>
   /** Asks the backends to register with the successor. */
   askToReconnect(reason: string): void
   /**

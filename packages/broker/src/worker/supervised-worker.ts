@@ -28,6 +28,7 @@ import { exitProcess, standardOutput } from '../log/standard.ts'
 import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
 import type { Sockets } from '../listening/sockets.ts'
 import { ManagedProcesses } from './registry/managed-processes.ts'
+import { Occasion } from '../supervise/occasion.ts'
 import { factsOf } from '../supervise/proc.ts'
 import { KeptEstate, type Kept } from './unclaimed/estate.ts'
 import { Reception } from './unclaimed/reception.ts'
@@ -47,7 +48,7 @@ const HEIR_TIMEOUT_MS = 5000
 const COUNT_INTERVAL_MS = 1000
 
 /** Messages that workers of older versions do not know. */
-const ABILITIES = { succeeds: true, pairs: true } as const
+const ABILITIES = { succeeds: true, pairs: true, pauses: true } as const
 
 type Finish = Pick<Extract<ToWorker, { type: 'finish' }>, 'removed' | 'deadline'>
 
@@ -85,12 +86,16 @@ export class SupervisedWorker {
   })
   readonly #predecessors: Predecessors
   #orders: Promise<void> = Promise.resolve()
-  #counting: NodeJS.Timeout | undefined
+  readonly #counting = new Occasion(COUNT_INTERVAL_MS, async () => {
+    // Both together: each message wakes the master.
+    const snapshot = await this.#worker?.snapshot()
+    // States also change with time.
+    this.#report()
+    if (snapshot !== undefined) this.#channel.send({ type: 'counted', snapshot })
+  })
   #estate: KeptEstate | undefined
   #reception: Reception | undefined
   #accepts = false
-  /** The admin server is loaded once this worker accepts. */
-  #administersLate = false
   /** Its pid; null while there is none. */
   #master: number | null = process.ppid
   #ending = false
@@ -154,7 +159,7 @@ export class SupervisedWorker {
     if (message.type === 'metrics' || message.type === 'reloaded' || message.type === 'answer')
       return this.#questions.answered(message)
     if (message.type === 'count') return void this.#count()
-    if (message.type === 'ping') return this.#channel.send({ type: 'pong', ...ABILITIES })
+    if (message.type === 'ping') return this.#answerPing(message.quiet === true)
     if (message.type === 'dump') return logStatus(this.#logger, this.#worker)
     this.#orders = this.#orders
       .then(() => {
@@ -179,7 +184,7 @@ export class SupervisedWorker {
       case 'tickets':
         return this.#worker?.useTickets(message.tickets)
       case 'serve':
-        await this.#worker?.serve(!this.#administersLate)
+        await this.#worker?.serve()
         return this.#report()
       case 'accept':
         this.#accepts = true
@@ -188,7 +193,8 @@ export class SupervisedWorker {
       case 'estate':
         return this.#keepEstate(message, fds)
       case 'pause':
-        return this.#worker?.pause()
+        await this.#worker?.pause()
+        return this.#channel.send({ type: 'paused' })
       case 'release':
         return this.#worker?.askToReconnect(message.reason)
       case 'peer':
@@ -300,20 +306,13 @@ export class SupervisedWorker {
       copier: this.#copier,
       master: () => this.#master,
     })
-    this.#counting = setInterval(() => {
-      // States also change with time.
-      this.#report()
-      void this.#count()
-    }, COUNT_INTERVAL_MS)
-    this.#administersLate = administersLate
+    this.#counting.start()
     if (!administersLate) await this.#worker.loadAdmin()
     this.#channel.send({ type: 'ready', ...ABILITIES })
   }
 
-  /** Clients and backends that are there already go first. */
+  /** Not before: a request may need the backends of a predecessor. Clients and backends that are there already go first. */
   #administer(): void {
-    if (!this.#administersLate) return
-    this.#administersLate = false
     setImmediate(() => {
       this.#worker?.administer().catch((error: unknown) => this.#fail(error))
     })
@@ -331,6 +330,19 @@ export class SupervisedWorker {
     } finally {
       file.close()
     }
+  }
+
+  /** With the reports, if they are due: they follow within a turn of the event loop. */
+  #answerPing(quiet: boolean): void {
+    const reported = this.#counting.awake()
+    const copier = quiet ? this.#copier : undefined
+    if (copier !== undefined) copier.writePulse()
+    else if (reported !== undefined) void reported.finally(() => this.#pong())
+    else this.#pong()
+  }
+
+  #pong(): void {
+    this.#channel.send({ type: 'pong', ...ABILITIES })
   }
 
   #report(): void {
@@ -408,7 +420,7 @@ export class SupervisedWorker {
   }
 
   async #exit(): Promise<void> {
-    clearInterval(this.#counting)
+    this.#counting.stop()
     await this.#count()
     // The counts since the last round of the poller: the master takes what is missing for lost.
     this.#copier?.writeAccounts()
@@ -567,7 +579,7 @@ export class SupervisedWorker {
     await this.#estate?.stopReading()
     session?.write(answerText(true, []))
     session?.answered()
-    clearInterval(this.#counting)
+    this.#counting.stop()
     // The answer is in the kernel once the session has ended.
     setImmediate(() => this.#end(0))
   }

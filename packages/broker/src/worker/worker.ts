@@ -58,6 +58,7 @@ export async function startWorker(config: Config, { logger }: WorkerOptions): Pr
   const worker: ReplaceableWorker = createWorker(config, logger, { sockets, poller })
   try {
     await worker.serve()
+    await worker.administer()
   } catch (error) {
     await worker.close()
     throw error
@@ -187,6 +188,7 @@ export function createWorker(
   })
 
   let state: Status['broker']['state'] = 'running'
+  let isSucceeded = false
   const beginDrain = () => {
     state = 'draining'
     const text = 'this worker has stopped accepting connections'
@@ -212,6 +214,9 @@ export function createWorker(
       listeners: listeners.statuses,
       services: [...services.values()].map(serviceStatus),
     }),
+    get isSucceeded() {
+      return isSucceeded
+    },
     drainService: (name, deadline) => drainLinks(name, [...(services.get(name)?.links ?? [])], deadline),
     drainBackend: (name, backend, deadline) => drainLinks(name, linksOf(name, backend), deadline),
     ...(reload && { reload }),
@@ -294,6 +299,8 @@ export function createWorker(
   let adminAddress: string | undefined
   let closing: Promise<void> | undefined
   let accepts = false
+  let administers = false
+  let isPaused = false
   const shut = async () => {
     registry.close()
     controls.close()
@@ -368,17 +375,19 @@ export function createWorker(
     async loadAdmin() {
       await admin.load()
     },
-    async serve(administers = true) {
+    async serve() {
       hostState.thaw()
+      isPaused = false
       if (adminAddress === undefined) {
-        if (administers) adminAddress = formatAddress((await admin.listen()).address)
-        else adminAddress = addressBound(config.admin.listen, given.admin)
+        adminAddress = addressBound(config.admin.listen, given.admin)
         sweepRelaySockets(config.runtimeDir)
       }
       registry.start(poller)
+      if (administers) await admin.listen()
     },
     async administer() {
-      await admin.listen()
+      administers = true
+      if (!isPaused) adminAddress = formatAddress((await admin.listen()).address)
     },
     accept() {
       accepts = true
@@ -401,7 +410,11 @@ export function createWorker(
         'accepting connections',
       )
     },
-    pause: () => registry.pause(),
+    async pause() {
+      isPaused = true
+      registry.pause()
+      await admin.pause()
+    },
     askToReconnect(reason) {
       hostState.freeze()
       registry.askToReconnect(reason)
@@ -414,6 +427,7 @@ export function createWorker(
     },
     async finish(removed, successor, deadline, { predecessors, settled, answered }) {
       beginDrain()
+      isSucceeded = true
       const end = performance.now() + deadline
       for (const listener of listeners.all) {
         if (removed.includes(listener.name)) listener.close()

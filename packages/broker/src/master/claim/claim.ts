@@ -105,6 +105,7 @@ function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
       // At once: until its first answer to a ping, it would be taken for one of an older version.
       succeeds: claimed.succeeds === true,
       pairs: claimed.pairs === true,
+      pauses: claimed.pauses === true,
       accounts,
       foreign: started,
     },

@@ -9,6 +9,7 @@ import {
   type RunningProcess,
   startFailure,
 } from '../../supervise/child.ts'
+import { MAX_MS } from '../../config/duration.ts'
 import { LIFELINE, type Lifeline } from '../../supervise/lifeline.ts'
 
 /** The clock of a fleet. Unlike `performance.now()`, its `now` continues across a re-execution. */
@@ -41,7 +42,8 @@ const NANOSECONDS = 1_000_000n
 export const fleetClock: FleetClock = {
   now: () => Number(process.hrtime.bigint() / NANOSECONDS),
   date: () => Date.now(),
-  setTimeout: (callback, milliseconds) => setTimeout(callback, milliseconds),
+  // `minHealthy` and the time for a start may be longer together than a timer: then it is looked again before.
+  setTimeout: (callback, milliseconds) => setTimeout(callback, Math.min(MAX_MS, milliseconds)),
   clear: (timer) => clearTimeout(timer as NodeJS.Timeout | undefined),
 }
 

@@ -13,6 +13,8 @@ export interface HungWorkersHost {
   /** This worker serves, and no replacement is in progress. */
   isReplaceable(worker: WorkerProcess): boolean
   isStopping(): boolean
+  /** This process is awake, as it is several times per second. */
+  awake(): void
   begin(): void
   /** Builds a successor. */
   build(): Promise<WorkerProcess>
@@ -49,8 +51,11 @@ export class HungWorkers {
     this.#counters = parts.counters
     this.#conditions = parts.conditions
     this.#host = host
-    this.#monitor = new WorkerMonitor(workers, activeConfig, (worker, observation) =>
-      this.#observed(worker, observation),
+    this.#monitor = new WorkerMonitor(
+      workers,
+      activeConfig,
+      (worker, observation) => this.#observed(worker, observation),
+      () => host.awake(),
     )
   }
 
@@ -96,13 +101,13 @@ export class HungWorkers {
   async #replace(silent: WorkerProcess): Promise<void> {
     this.#host.begin()
     this.#silent = silent
-    const received = silent.messagesReceived
+    const before = silent.heard
     try {
       const next = await this.#host.build()
       await this.#conditions.until(
-        () => !silent.alive || silent.hung !== undefined || silent.messagesReceived !== received,
+        () => !silent.alive || silent.hung !== undefined || silent.heard !== before,
       )
-      if (silent.alive && silent.messagesReceived !== received) {
+      if (silent.alive && silent.heard !== before) {
         silent.hung = undefined
         this.#logger.info({ workerPid: silent.pid }, 'worker answers again; it stays')
         return this.#host.retire(next)

@@ -17,6 +17,7 @@ import {
   type FromCopier,
   readAccounts,
   readMarks,
+  readPulse,
   type ToCopier,
   type WorkerAccounts,
 } from '../../ipc/copies.ts'
@@ -158,6 +159,11 @@ export class WorkerCopies {
   /** Where the worker writes what it counts. The file stays this object's. */
   get accounts(): { readonly layout: readonly Account[]; readonly file: number } {
     return { layout: this.#layout, file: this.#file.fd }
+  }
+
+  /** How many pings the worker has answered in the memory file. */
+  get pulse(): number {
+    return readPulse(this.#file.fd)
   }
 
   /** The counts that the worker has written so far. */

@@ -20,7 +20,9 @@ export interface Observation {
 
 interface Watched {
   readonly silenceTimer: SilenceTimer
-  received: number
+  heard: number
+  /** The last ping was one whose answer wakes this process. */
+  isLoud: boolean
   /** At the first check without an answer, and at the last one. */
   first: ThreadStats | undefined
   last: ThreadStats | undefined
@@ -31,6 +33,7 @@ export class WorkerMonitor {
   readonly #workers: Iterable<WorkerProcess>
   readonly #activeConfig: ActiveConfig
   readonly #observed: (worker: WorkerProcess, observation: Observation) => void
+  readonly #awake: () => void
   readonly #watched = new WeakMap<WorkerProcess, Watched>()
   /** Workers that were sent a ping to find out whether they answer any. */
   readonly #tried = new WeakSet<WorkerProcess>()
@@ -39,15 +42,18 @@ export class WorkerMonitor {
   /**
    * @param workers those to check, read again before each check
    * @param observed called after each check of a worker
+   * @param awake called at each interval: its timer has woken this process
    */
   constructor(
     workers: Iterable<WorkerProcess>,
     activeConfig: ActiveConfig,
     observed: (worker: WorkerProcess, observation: Observation) => void,
+    awake: () => void,
   ) {
     this.#workers = workers
     this.#activeConfig = activeConfig
     this.#observed = observed
+    this.#awake = awake
   }
 
   start(): void {
@@ -66,6 +72,7 @@ export class WorkerMonitor {
     this.#timer = setTimeout(() => {
       const elapsed = time.step()
       for (const worker of this.#workers) if (worker.alive) this.#check(worker, elapsed)
+      this.#awake()
       this.#schedule()
     }, interval).unref()
   }
@@ -74,17 +81,24 @@ export class WorkerMonitor {
     if (worker.answers) return this.#tick(worker, elapsed)
     if (this.#tried.has(worker)) return
     this.#tried.add(worker)
-    worker.send({ type: 'ping' })
+    worker.ping(false)
   }
 
   #tick(worker: WorkerProcess, elapsed: number): void {
     let watched = this.#watched.get(worker)
     if (watched === undefined) {
-      watched = { silenceTimer: new SilenceTimer(), received: -1, first: undefined, last: undefined }
+      watched = {
+        silenceTimer: new SilenceTimer(),
+        heard: -1,
+        isLoud: false,
+        first: undefined,
+        last: undefined,
+      }
       this.#watched.set(worker, watched)
     }
-    const answered = worker.messagesReceived !== watched.received
-    watched.received = worker.messagesReceived
+    const { heard } = worker
+    const answered = heard !== watched.heard
+    watched.heard = heard
     let stats: ThreadStats | undefined
     if (!answered) stats = threadStats(worker.pid)
     const starved = !answered && wasStarved(watched.last, stats, elapsed)
@@ -92,8 +106,9 @@ export class WorkerMonitor {
     watched.last = stats
     const { workerTimeout } = this.#activeConfig.config
     const verdict = watched.silenceTimer.tick({ elapsed, answered, starved }, workerTimeout)
-    // One at a time: a worker that resumes answers that one.
-    if (answered) worker.send({ type: 'ping' })
+    // One at a time: a worker that resumes answers that one. Its memory file may be another one by now: then it is asked for a message.
+    if (answered || !watched.isLoud) worker.ping(answered)
+    watched.isLoud = !answered
     this.#observed(worker, {
       verdict,
       silentMs: Math.round(watched.silenceTimer.silent),

@@ -47,6 +47,8 @@ export interface WorkerPoolHost {
   tickets(): TicketKeys
   /** The sockets or the configuration may have changed: called after each change, and without one. */
   changed(): void
+  /** This process is awake, as it is several times per second. */
+  awake(): void
   /** A dead worker cannot be replaced, because the files of this program were removed. */
   programGone(): void
 }

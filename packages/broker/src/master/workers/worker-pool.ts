@@ -307,6 +307,7 @@ export class WorkerPool {
     }
     const all = movable(old.backends)
     const expected = all.filter(({ state }) => state !== 'unresponsive')
+    old.hasPaused = false
     old.send({ type: 'pause' })
     await this.#reportOthers(next)
     next.send({ type: 'serve' })
@@ -344,7 +345,10 @@ export class WorkerPool {
     old: WorkerProcess | undefined,
   ): Promise<BrokerError | undefined> {
     const left = () => notMoved(backends, { from: old?.backends, to: this.#current?.backends })
-    await this.#conditions.until(() => this.#hurried || left().length === 0, UNRESPONSIVE_TIMEOUT_MS)
+    // Whoever asks the admin API from now on means this worker's successor.
+    const accepts = () => old?.alive === true && old.pauses && !old.hasPaused
+    const isOver = () => this.#hurried || (left().length === 0 && !accepts())
+    await this.#conditions.until(isOver, UNRESPONSIVE_TIMEOUT_MS)
     const stuck = () => left().every(({ state }) => state === 'unresponsive')
     await this.#conditions.until(() => this.#hurried || stuck(), MOVED_TIMEOUT_MS - UNRESPONSIVE_TIMEOUT_MS)
     const names = left().map(({ service, slot, pid, state }) => `${service}/${slot} (pid ${pid}, ${state})`)
@@ -479,6 +483,7 @@ export class WorkerPool {
     return {
       isReplaceable: (worker) => worker === this.#current && !this.#stopping && !this.#replacing,
       isStopping: () => this.#stopping,
+      awake: () => this.#host.awake(),
       begin: () => void (this.#replacing = true),
       build: () => this.#build(this.#activeConfig),
       isGone: (worker) => !this.#workers.has(worker),

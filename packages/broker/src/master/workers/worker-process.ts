@@ -51,6 +51,7 @@ export interface WorkerState {
   /** See `WorkerProcess.succeeds`. */
   readonly succeeds?: boolean
   readonly pairs?: boolean
+  readonly pauses?: boolean
   /** Absent if it keeps no copies at the master: it is of an older version. */
   readonly copies?: WorkerCopiesState | undefined
   /** Of a worker that was taken over: what it had counted before, until its new memory file says more. */
@@ -105,6 +106,10 @@ export class WorkerProcess {
   succeeds = false
   /** Whether it is known to understand `pairs`. */
   pairs = false
+  /** Whether it is known to answer `pause`. */
+  pauses = false
+  /** It has answered the last `pause`. */
+  hasPaused = false
   readonly #channel: Channel<FromWorker, ToWorker>
   readonly #process: Child
   readonly #lines = new LineSplitter()
@@ -152,6 +157,7 @@ export class WorkerProcess {
     worker.answers = state.answers === true
     worker.succeeds = state.succeeds === true
     worker.pairs = state.pairs === true
+    worker.pauses = state.pauses === true
     worker.#foreign = foreign
     worker.#before = state.accounts
     if (copies !== undefined)
@@ -201,6 +207,16 @@ export class WorkerProcess {
   /** The signal that has ended it through no fault of its own; undefined while it is alive. */
   get strayEnd(): string | undefined {
     return this.#exit && strayEnd(this.#exit)
+  }
+
+  /** Changes with each sign of life: messages, and answers in the memory file. */
+  get heard(): number {
+    return this.messagesReceived + (this.#copies?.pulse ?? 0)
+  }
+
+  /** @param quiet it may answer in the memory file, which does not wake this process */
+  ping(quiet: boolean): void {
+    this.send(quiet && this.#copies !== undefined ? { type: 'ping', quiet } : { type: 'ping' })
   }
 
   /** No message is partly sent or partly received. */
@@ -281,7 +297,7 @@ export class WorkerProcess {
    * @param withCopies the next program takes what is copied; else it asks the worker for all of it again
    */
   stateWith(withCopies: boolean): WorkerState {
-    const { number, pid, role, snapshot, backends, answers, succeeds, pairs } = this
+    const { number, pid, role, snapshot, backends, answers, succeeds, pairs, pauses } = this
     const numbers = { channel: this.#channel.fd, stderr: this.#process.numbers?.stderr ?? null }
     return {
       number,
@@ -293,6 +309,7 @@ export class WorkerProcess {
       answers,
       succeeds,
       pairs,
+      pauses,
       copies: this.#copies?.stateWith(withCopies),
       foreign: this.#foreign,
       accounts: this.#before,
@@ -324,10 +341,12 @@ export class WorkerProcess {
       this.answers = true
       this.succeeds = message.succeeds === true
       this.pairs = message.pairs === true
+      this.pauses = message.pauses === true
     }
     if (message.type === 'ready') this.ready = true
     else if (message.type === 'failed') this.failure = `${message.message} (${message.code})`
     else if (message.type === 'listens') this.listeners.add(message.listener)
+    else if (message.type === 'paused') this.hasPaused = true
     else if (message.type === 'shifted') this.shifted = message.ask
     else if (message.type === 'backends') {
       this.backends = message.backends

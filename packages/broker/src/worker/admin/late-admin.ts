@@ -6,7 +6,7 @@ import type { Admin, AdminOptions } from './server.ts'
  * The admin server, whose code is half of what a worker loads. It is loaded by `load` or `listen`. Operators can connect before: the kernel
  * queues them on the listening socket.
  */
-export class LateAdmin implements Admin {
+export class LateAdmin implements Omit<Admin, 'pause'> {
   readonly #options: AdminOptions
   #loading: Promise<Admin> | undefined
   #listening: Promise<{ address: Address }> | undefined
@@ -21,9 +21,15 @@ export class LateAdmin implements Admin {
     return this.#loading
   }
 
+  /** Again after `pause`. */
   listen(): Promise<{ address: Address }> {
     this.#listening = this.load().then((admin) => admin.listen())
     return this.#listening
+  }
+
+  /** Resolves when nothing is accepted any longer. */
+  async pause(): Promise<void> {
+    ;(await this.#settled())?.pause()
   }
 
   replaceSocket(fd: OwnedFd): void {

@@ -92,6 +92,7 @@ export function addRoutes(
   })
 
   app.post<ServiceParams>('/api/v1/services/:service/drain', async (request, reply) => {
+    refuseIfSucceeded(view)
     const { name: service } = findService(view, request.params.service)
     const result = await view.drainService(service, deadlineOf(request.body))
     const by = requester(request)
@@ -100,6 +101,7 @@ export function addRoutes(
   })
 
   app.post<BackendParams>('/api/v1/services/:service/backends/:id/drain', async (request, reply) => {
+    refuseIfSucceeded(view)
     const { name: service, backends } = findService(view, request.params.service)
     const { id, slot, version, pid } = findBackend(service, backends, request.params.id)
     const result = await view.drainBackend(service, id, deadlineOf(request.body))
@@ -177,6 +179,15 @@ function scaleOf(body: unknown): ScaleTarget {
   const result = scaleBody.safeParse(body ?? {})
   if (result.success) return result.data
   throw badRequest(result.error)
+}
+
+/** Everything else is answered by the master, or is about this worker. */
+function refuseIfSucceeded(view: WorkerView): void {
+  if (view.isSucceeded)
+    throw new AdminError(
+      'BATON_ERR_ADMIN_LEAVING',
+      'a reload has moved the backends to another worker, which answers on a new connection: send the request again',
+    )
 }
 
 function begun({ draining, deadlineMs }: DrainResult): DrainResult {

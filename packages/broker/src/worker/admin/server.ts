@@ -15,6 +15,7 @@ import type { Logger } from 'pino'
 
 import type { Address } from '../../config/address.ts'
 import type { Config } from '../../config/config.ts'
+import { AdminSocket } from './admin-socket.ts'
 import { AdminError, type AdminErrorCode } from './errors.ts'
 import { adminListenError } from '../../listening/admin-errors.ts'
 import { refuseClient, refuseConnect, refusePipelined } from './client-error.ts'
@@ -61,12 +62,17 @@ export interface AdminOptions {
 
 export interface Admin {
   /**
-   * Binds `admin.listen`.
+   * Binds `admin.listen`, or accepts from the given socket: again after `pause`.
    *
    * @returns the bound address, with the port that the kernel chose for port 0
    * @throws {AdminListenError} names the configuration key and the address
    */
   listen(): Promise<{ address: Address }>
+  /**
+   * Accepts nothing from the given socket until `listen`: another worker does. What has been accepted is answered, and then closed; what is idle is
+   * closed.
+   */
+  pause(): void
   /** The socket's file was recreated; also accepts on the new socket `fd`. Owns `fd`. */
   replaceSocket(fd: OwnedFd): void
   /** Stops accepting; resolves when the last request is answered. */
@@ -125,7 +131,10 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
   // Unknown expectations may be ignored (RFC 9110, section 10.1.1); Node would answer with an empty body.
   app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response))
   app.server.on('connect', (_request, client: Socket) => refuseConnect(client))
+  /** Another worker accepts. */
   let leaving = false
+  let closing = false
+  const given = socket && new AdminSocket(app.server, socket)
   const second = new SecondSocket(app.server, MAX_CONNECTIONS)
   acceptJsonOnly(app)
   app.addHook('onRequest', (request, _reply, done) => {
@@ -145,9 +154,11 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
   return {
     async listen() {
       try {
-        if (socket !== undefined) {
+        if (given !== undefined) {
           await app.ready()
-          await listenOn(app, socket.release())
+          await given.listen()
+          leaving = false
+          second.resume()
           return { address: boundAddress(app, listen) }
         }
         if (listen.kind === 'unix') await removeStaleSocket(listen.path)
@@ -161,40 +172,44 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
       }
       return { address: boundAddress(app, listen) }
     },
+    pause() {
+      leaving = true
+      given?.pause()
+      second.pause()
+      // Requests that have arrived are read in the turn between, so that their connections are not idle.
+      setImmediate(() => setImmediate(() => leaving && app.server.closeIdleConnections()))
+    },
     replaceSocket(fd) {
-      if (leaving) fd.close()
+      if (closing) fd.close()
       else second.replace(fd)
     },
     async drain() {
-      leaving = true
+      leaving = closing = true
+      given?.close()
       const ended = second.close()
       // Requests in progress keep their connections; idle ones are closed (net.Server.close, http.Server.close).
-      if (app.server.listening) await new Promise<void>((resolve) => app.server.close(() => resolve()))
+      await closed(app.server)
       await ended
     },
     async close() {
-      leaving = true
+      leaving = closing = true
       void second.close()
-      socket?.close()
+      given?.close()
       const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_GRACE_MS)
-      await app.close()
+      // Fastify closes only what it listens on itself.
+      await Promise.all([app.close(), given && closed(app.server)])
       clearTimeout(cut)
     },
   }
 }
 
-function noSchemas(): never {
-  throw new Error('routes of the admin server have no JSON schemas')
+/** Stops listening; resolves when no connection is left. Idle ones are closed. */
+function closed(server: Server): Promise<void> {
+  return new Promise((resolve) => server.close(() => resolve()))
 }
 
-function listenOn(app: FastifyInstance, fd: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    app.server.once('error', reject)
-    app.server.listen({ fd }, () => {
-      app.server.off('error', reject)
-      resolve()
-    })
-  })
+function noSchemas(): never {
+  throw new Error('routes of the admin server have no JSON schemas')
 }
 
 /** Refuses forms and plain text, which pages of another origin may post without a preflight request. */

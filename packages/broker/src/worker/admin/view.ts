@@ -11,6 +11,8 @@ import type { FlightRecords } from '../../api/flight-record.ts'
 export interface WorkerView {
   /** A snapshot; the caller may keep it. */
   status(): Status
+  /** Another worker has this one's backends. */
+  readonly isSucceeded: boolean
   /**
    * Starts to drain every backend of a service; resolves when that has started, not when it is done. Default deadline:
    * `drainDeadline` of the configuration.

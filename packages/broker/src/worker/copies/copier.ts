@@ -10,6 +10,7 @@ import {
   type WrittenAccounts,
   writeMarks,
   writeNumbers,
+  writePulse,
 } from '../../ipc/copies.ts'
 import { Accounts, type AccountSource, type Moves } from './accounts.ts'
 import { heldClient, monotonic, type Waiting } from './held-client.ts'
@@ -45,6 +46,7 @@ const FIRST_MARKS = 1024
 export class Copier {
   readonly #poller: Poller
   #file: OwnedFd
+  #pulse = 0
   #limit: number
   #channel: Channel<ToCopier, FromCopier>
   readonly #accounts: Accounts
@@ -137,6 +139,11 @@ export class Copier {
   }
 
   /** To be called after each round of the poller, and before this process ends. */
+  /** A `ping` of the master's is answered. */
+  writePulse(): void {
+    writePulse(this.#file.fd, (this.#pulse += 1))
+  }
+
   writeAccounts(): void {
     this.#accounts.write()
   }

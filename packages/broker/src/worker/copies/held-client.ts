@@ -19,11 +19,17 @@ export function arrivalOf({ acceptedAt }: Pick<HeldClient, 'acceptedAt'>): numbe
   return acceptedAt - SINCE_BOOT
 }
 
+/** `ClientConnection.quietUntil` of one that another worker had. */
+export function quietUntilOf({ quietUntil }: Pick<HeldClient, 'quietUntil'>): number | undefined {
+  return quietUntil === null ? Number.POSITIVE_INFINITY : quietUntil && quietUntil - SINCE_BOOT
+}
+
 /** A connection of `service`, as another worker gets it. */
 export function heldClient(service: string, connection: Waiting): HeldClient {
   const { id, listener } = connection
   const isIdle = 'idleUntil' in connection
   const resume = isIdle ? undefined : connection.resume
+  const quietUntil = isIdle ? undefined : connection.quietUntil
   const idleFor = isIdle ? connection.idleUntil - performance.now() : undefined
   return {
     ...(resume === undefined
@@ -36,6 +42,10 @@ export function heldClient(service: string, connection: Waiting): HeldClient {
     listener: listener.name,
     id: ulidFromBytes(id),
     acceptedAt: isIdle ? monotonic() : connection.acceptedAt + SINCE_BOOT,
+    // A time of the clock that all have: a copy may be old when it is used.
+    ...(quietUntil !== undefined && {
+      quietUntil: Number.isFinite(quietUntil) ? quietUntil + SINCE_BOOT : null,
+    }),
     ...('handedBack' in connection && { handedBack: connection.handedBack }),
     ...('peeked' in connection && connection.peeked && { peeked: connection.peeked }),
     ...('unjudged' in connection && connection.unjudged && { unjudged: true }),

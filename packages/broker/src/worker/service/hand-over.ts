@@ -199,8 +199,8 @@ function withDescriptor({ listener, id, idleUntil, proxied, record }: ParkedClie
 
 /** One by one: the id of an accepted client is made on first use. */
 export function fieldsOf(connection: ClientConnection) {
-  const { order, listener, peer, id, acceptedAt, handedBack, record, proxied, routed, peeked, unjudged } =
-    connection
+  const { order, listener, peer, id, acceptedAt, handedBack, quietUntil } = connection
+  const { record, proxied, routed, peeked, unjudged } = connection
   return {
     order,
     listener,
@@ -211,6 +211,7 @@ export function fieldsOf(connection: ClientConnection) {
     proxied,
     routed,
     ...(handedBack !== undefined && { handedBack }),
+    ...(quietUntil !== undefined && { quietUntil }),
     ...(peeked !== undefined && { peeked }),
     ...(unjudged !== undefined && { unjudged }),
   }

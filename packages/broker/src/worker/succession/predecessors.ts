@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import { type FromReceiver, type HeldClients, MAX_CLIENTS } from '../../ipc/messages.ts'
 import { FIRST_INHERITED, IdleClient, InheritedClient } from '../connection/connection.ts'
-import { arrivalOf } from '../copies/held-client.ts'
+import { arrivalOf, quietUntilOf } from '../copies/held-client.ts'
 import { blockOf } from '../copies/held-state.ts'
 import { sharedReserve } from '../listen/descriptor-reserve.ts'
 import { systemOs } from '../os.ts'
@@ -129,6 +129,7 @@ export class Predecessors {
       worker?.inheritParked(client.service, [new IdleClient({ fd, listener, id, idleUntil, proxied })])
       return
     }
+    const quietUntil = quietUntilOf(client)
     const connection = new InheritedClient(fd, {
       // Behind earlier inherited connections, and before all accepted here.
       order: this.#inherited++,
@@ -138,6 +139,7 @@ export class Predecessors {
       id,
       acceptedAt: arrivalOf(client),
       ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
+      ...(quietUntil !== undefined && { quietUntil }),
       ...(peeked !== undefined && { peeked }),
       ...(unjudged !== undefined && { unjudged }),
       proxied,
