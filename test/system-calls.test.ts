@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -7,6 +6,7 @@ import { startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { LIMIT } from './support/limits.ts'
 import { Program, temporaryFolder } from './support/process.ts'
+import { cannotTrace } from './support/refused-calls.ts'
 
 // The cost of a connection, counted without a clock: the system calls of the broker and of a backend for a connection that comes alone, and has
 // one request. Waiting is not counted (a wake-up may find one event, or two), nor memory. Requests in the ring of io_uring count once for each
@@ -75,10 +75,7 @@ function between(calls: readonly Call[], times: readonly number[]): string[][] {
     )
 }
 
-/** Installed, and allowed to (ptrace(2) is not everywhere). */
-const traces = spawnSync('strace', ['-o', '/dev/null', 'true']).status === 0
-
-const options = { timeout: LIMIT, skip: !traces && 'strace is not installed, or may not trace' }
+const options = { timeout: LIMIT, skip: cannotTrace }
 
 void t.test('system calls of a connection', options, async (t) => {
   const broker = await startBroker(t)

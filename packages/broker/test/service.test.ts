@@ -1,4 +1,6 @@
 import { randomBytes } from 'node:crypto'
+import { Socket } from 'node:net'
+import { Writable } from 'node:stream'
 import type { ControlConnection, Frame, NackReason, Offer } from '@baton/backend-sdk/protocol'
 import { OwnedFd } from '@baton/native-sendmsg'
 import { pino } from 'pino'
@@ -9,6 +11,7 @@ import type { HandoffLane, LaneMessage } from '../src/worker/backend/lane.ts'
 import { Metrics } from '../src/metrics/metrics.ts'
 import { type Os, systemOs } from '../src/worker/os.ts'
 import { BackendLink } from '../src/worker/backend/backend-link.ts'
+import type { DialHost } from '../src/worker/relay/dial.ts'
 import { Service } from '../src/worker/service/service.ts'
 import { VirtualClock } from './virtual-fleet.ts'
 
@@ -35,7 +38,16 @@ class Backend {
   readonly #lane: LaneMessage[] = []
   #offers: Offer[] = []
 
-  constructor(stage: Stage, slot: string, weight: number, version: string | null = null) {
+  /** Id of the last probe of its event loop. */
+  probes = 0
+
+  constructor(
+    stage: Stage,
+    slot: string,
+    weight: number,
+    version: string | null = null,
+    logger = pino({ enabled: false }),
+  ) {
     const lane: HandoffLane = {
       send: (messages) => {
         const sent = messages.slice(0, this.room - this.#lane.length)
@@ -53,6 +65,7 @@ class Backend {
       writable: true,
       write: (frame: Frame) => {
         if (frame.type === 'offer') this.#offers.push(...frame.offers)
+        if (frame.type === 'heartbeat') this.probes = frame.id
         return true
       },
       cutOff: (error: Error) => this.cutOff.push(error.message),
@@ -74,7 +87,7 @@ class Backend {
       { control, lane },
       { ...config, heartbeatInterval: 1000, handBackWindow: 64 },
       service,
-      pino({ enabled: false }),
+      logger,
       stage.os,
     )
     service.joined(this.link)
@@ -87,6 +100,11 @@ class Backend {
   /** Takes everything on the lane, without an answer yet. */
   take(): void {
     this.#lane.length = 0
+  }
+
+  /** Its offers were revoked. */
+  forget(): void {
+    this.#offers = []
   }
 
   /** Sends one ACK for the oldest `count`. */
@@ -144,14 +162,21 @@ class Stage {
   mayReject = false
   /** Their orders. */
   readonly rejected: number[] = []
+  /** Dials to upstreams and relay endpoints without an answer yet. */
+  readonly dials: DialHost[] = []
   readonly #metrics = new Metrics({ version: '0', listeners: ['web'], services: ['web'] })
   #order = 0
   #slots = 0
 
-  constructor(t: Test, balance: ServiceConfig['balance'], parallelism = 2) {
+  constructor(
+    t: Test,
+    balance: ServiceConfig['balance'],
+    parallelism = 2,
+    more: Record<string, unknown> = {},
+  ) {
     this.config = parseConfig({
       listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
-      services: { web: { balance, ackDeadline: '500ms' } },
+      services: { web: { balance, ackDeadline: '500ms', ...more } },
     }).services.get('web') as ServiceConfig
     const { clock } = this
     this.os = {
@@ -164,6 +189,9 @@ class Stage {
       setInterval: () => ({ unref: () => undefined }),
       clear: clock.clear,
       takeBack: (fd) => void this.blocking.delete(fd),
+      dial: (_target, host) => this.#dialled(host),
+      dialBackend: (_endpoint, host) => this.#dialled(host),
+      carry: () => ({ cut: () => undefined }) as unknown as ReturnType<Os['carry']>,
       closeClients: (connections) => {
         this.closed.push(connections.length)
         for (const { fd } of connections) fd.close()
@@ -179,6 +207,11 @@ class Stage {
       acknowledged: () => (this.acknowledged += 1),
       os: this.os,
     })
+  }
+
+  #dialled(host: DialHost) {
+    this.dials.push(host)
+    return { socket: new Socket(), cancel: () => undefined, detach: () => undefined }
   }
 
   backends(...weights: number[]): Backend[] {
@@ -719,4 +752,62 @@ void t.test('a client is told by its cookie, wherever it comes from', async (t) 
   stage.service.shift({ to: '2.0', share: 5000 })
   stage.arrive(40, many, undefined, { sticky: 'one' })
   t.same(new Set(offered([old, next])), new Set([0, 40]))
+})
+
+/** Answers all dials that wait, and the dials that follow in the same step; @returns how many there were */
+function answerDials(stage: Stage, answer: (dial: DialHost) => void): number {
+  let answered = 0
+  for (let dial = stage.dials.shift(); dial !== undefined; dial = stage.dials.shift()) {
+    answered += 1
+    answer(dial)
+  }
+  return answered
+}
+
+const refused = (dial: DialHost) =>
+  dial.failed(Object.assign(new Error('refused'), { code: 'ECONNREFUSED', errno: -111 }))
+
+// An upstream was restarted while 5000 clients were held. Sixty-four of them were offered to it every 250 ms, however fast it took them, so that the
+// last one waited for 20 s longer, and those beyond `holdTimeout` got a 503.
+void t.test('an upstream that is back gets all who wait, without further rounds', async (t) => {
+  const stage = new Stage(t, 'least-connections', 1, { upstreams: [{ address: '127.0.0.1:1' }] })
+  stage.arrive(5000)
+  answerDials(stage, refused)
+  t.equal(stage.service.held, 5000)
+  stage.clock.advance(250)
+  t.equal(answerDials(stage, refused), 64, 'while it is away, a round is small')
+  stage.clock.advance(250)
+  t.equal(
+    answerDials(stage, (dial) => dial.connected()),
+    5000,
+  )
+  t.equal(stage.service.held, 0)
+})
+
+// A backend was out of descriptors: its event loop answered, and it took nothing. Each client that was held missed a deadline of its own, again and
+// again, with two lines in the log each time.
+void t.test('deadlines that are missed again and again are logged once', async (t) => {
+  const lines: string[] = []
+  const log = new Writable({
+    write: (chunk: Buffer, _encoding, done) => {
+      lines.push((JSON.parse(String(chunk)) as { msg: string }).msg)
+      done()
+    },
+  })
+  const stage = new Stage(t, 'least-connections', 1, { failureLimit: { failures: 1000 } })
+  const backend = new Backend(stage, 'web-1', 1, null, pino(log))
+  const miss = () => {
+    stage.clock.advance(500)
+    backend.forget()
+    backend.link.read([{ type: 'heartbeat', id: backend.probes, reply: true }])
+  }
+  stage.arrive(3)
+  for (let round = 0; round < 50; round++) miss()
+  t.equal(stage.service.held + backend.offered, 3, 'they wait')
+  const misses = ['no ACK by the deadline; lane read back', 'backend answers again']
+  t.same(lines, misses)
+  backend.acknowledge()
+  stage.arrive(1)
+  miss()
+  t.same(lines, [...misses, ...misses], 'after an ACK, it is news')
 })

@@ -28,3 +28,4 @@ export const ENAMETOOLONG = os.errno.ENAMETOOLONG
 export const ENOPROTOOPT = os.errno.ENOPROTOOPT
 export const EOPNOTSUPP = os.errno.EOPNOTSUPP
 export const ECANCELED = os.errno.ECANCELED
+export const ESTALE = os.errno.ESTALE

@@ -1,17 +1,21 @@
-import { statSync } from 'node:fs'
+import { type BigIntStats, fstatSync, statSync } from 'node:fs'
 import { LOCK_EX, LOCK_NB, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_NOFOLLOW, O_RDWR } from './abi.ts'
 import { refuseNul } from './c-string.ts'
 import { type BorrowedFd, OwnedFd } from './descriptors.ts'
-import { EAGAIN, EINTR } from './errno.ts'
+import { EAGAIN, EINTR, ESTALE } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 
 const MODE = 0o600
 
+/** More replacements than this in a row are none: on some network file systems a file has another inode each time it is looked at. */
+const MAX_REPLACED = 100
+
 /**
  * Opens `path`, creating it if missing (mode 0600 minus the umask), and locks it exclusively
  * (flock(2), LOCK_EX | LOCK_NB). The caller owns the descriptor, CLOEXEC; undefined if the lock is already
- * held, by another process or by an earlier call in this one. NativeError with `path` for other failures; the error of stat(2) if
+ * held, by another process or by an earlier call in this one. NativeError with `path` for other failures (ESTALE: each time it looks, another file is
+ * there); the error of stat(2) in Deno if
  * `/proc` is not mounted.
  *
  * The lock belongs to the open file: it is released when the last duplicate is closed, at the latest when the
@@ -31,7 +35,7 @@ export function lockFolder(path: string): OwnedFd | undefined {
 }
 
 function lockOpened(path: string, flags: number): OwnedFd | undefined {
-  for (;;) {
+  for (let replaced = 0; replaced < MAX_REPLACED; replaced += 1) {
     const file = openAt(path, flags)
     if (!lock(file, path)) return undefined
     // Removed or replaced between open(2) and flock(2): locking a file that no other process can find excludes none.
@@ -43,6 +47,7 @@ function lockOpened(path: string, flags: number): OwnedFd | undefined {
     }
     file.close()
   }
+  throw new NativeError('flock', ESTALE, { path, fd: -1 })
 }
 
 /**
@@ -50,10 +55,18 @@ function lockOpened(path: string, flags: number): OwnedFd | undefined {
  * that lasts would repeat the lock without end.
  */
 function isAt(fd: BorrowedFd, path: string): boolean {
-  // Not by fstat(2): Deno's answers EBADF for a descriptor that it did not open itself.
-  const open = statSync(`/proc/self/fd/${fd}`, { bigint: true })
+  const open = statsOf(fd)
   const found = statSync(path, { bigint: true, throwIfNoEntry: false })
   return open.dev === found?.dev && open.ino === found.ino
+}
+
+/** Deno's fstat answers EBADF for a descriptor that Deno did not open itself. Elsewhere, `/proc` need not be mounted. */
+function statsOf(fd: BorrowedFd): BigIntStats {
+  try {
+    return fstatSync(fd, { bigint: true })
+  } catch {
+    return statSync(`/proc/self/fd/${fd}`, { bigint: true })
+  }
 }
 
 /** Returns true if it could lock `file`; otherwise closes it. */

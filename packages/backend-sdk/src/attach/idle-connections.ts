@@ -1,7 +1,7 @@
 import type { Server, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { poll, pollEach, POLLIN } from '@baton/native-sendmsg'
+import { NativeError, poll, pollEach, POLLIN } from '@baton/native-sendmsg'
 import { descriptorOf, notingDestroyed, OpenedSocket } from '../open-socket.ts'
 
 /** A server that speaks HTTP/1: the one method that is needed of it. */
@@ -93,12 +93,17 @@ export function hasUnread(socket: Socket): boolean {
   return fd !== undefined && poll(fd, POLLIN) !== 0
 }
 
-/** Those of which the kernel holds nothing. */
+/** Those of which the kernel holds nothing. None if it does not say (ENOMEM): they are looked at again. */
 export function withoutUnread<T extends { readonly socket: Socket }>(connections: readonly T[]): T[] {
   const fds = connections.map(({ socket }) => descriptorOf(socket) ?? acceptedBelow(socket) ?? -1)
   // Of a negative number poll(2) reports nothing.
-  const events = pollEach(fds, POLLIN)
-  return connections.filter((_, index) => events[index] === 0)
+  try {
+    const events = pollEach(fds, POLLIN)
+    return connections.filter((_, index) => events[index] === 0)
+  } catch (error) {
+    if (error instanceof NativeError) return []
+    throw error
+  }
 }
 
 /** Below a socket that the server has accepted itself, whose number no public API tells. */

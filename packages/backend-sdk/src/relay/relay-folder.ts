@@ -8,6 +8,9 @@ const PREFIX = 'baton-relay-'
 /** As long as each folder's name: mkdtemp(3) appends six characters. */
 export const FOLDER_NAME = `${PREFIX}XXXXXX`
 
+/** Folders that other processes take for abandoned and remove before they are locked: hardly ever one. */
+const MAX_ATTEMPTS = 10
+
 const PRIVATE = 0o700
 
 /** Other users may connect to sockets in the folder, but not list or change it. */
@@ -28,13 +31,14 @@ export class RelayFolder {
    * Removes the folders of killed processes of this user in `temporary`, and creates one there.
    *
    * @param shared processes of other users connect to its socket
-   * @throws the error of mkdtemp(3), open(2) or chmod(2)
+   * @throws the error of mkdtemp(3), open(2) or chmod(2), or EBUSY
    */
   static async create(temporary: string, shared: boolean): Promise<RelayFolder> {
     await removeAbandoned(temporary)
-    for (;;) {
+    for (let attempt = 1; ; attempt += 1) {
       const folder = new RelayFolder(mkdtempSync(join(temporary, PREFIX)), shared ? SHARED : PRIVATE)
       if (folder.#prepare()) return folder
+      if (attempt === MAX_ATTEMPTS) throw beingRemoved(folder.path)
     }
   }
 
@@ -55,7 +59,7 @@ export class RelayFolder {
       this.#lock = undefined
     }
     if (this.#lock !== undefined || this.#prepare()) return
-    throw Object.assign(new Error(`${this.path} is being removed`), { code: 'EBUSY' })
+    throw beingRemoved(this.path)
   }
 
   /** If there is anything in it, it stays. Idempotent; never throws. */
@@ -78,6 +82,10 @@ export class RelayFolder {
       throw error
     }
   }
+}
+
+function beingRemoved(path: string): Error {
+  return Object.assign(new Error(`${path} is being removed`), { code: 'EBUSY' })
 }
 
 /** Undefined if the file system has no locks. */

@@ -52,8 +52,11 @@ const MAX_READS = 16
 
 /** Retry interval, in ms, while the kernel has too many descriptors in flight: no event reports when there is room again. */
 const RETRY_MS = 10
-/** Poll interval for free descriptors, which cause no event either. Shorter than a listener's pause, so inherited clients come first. */
+/** Poll interval for free descriptors and memory, which cause no event either. Shorter than a listener's pause, so inherited clients come first. */
 const ROOM_PAUSE_MS = 20
+
+/** Errors of sendmsg and recvmsg that pass by themselves. */
+const PASSING = new Set(['ETOOMANYREFS', 'ENOBUFS', 'ENOMEM'])
 
 interface Outgoing {
   bytes: Buffer
@@ -219,7 +222,7 @@ export class Channel<In extends Message, Out extends Message> {
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       if (error.code === 'EAGAIN') return this.#watchFor(EPOLLOUT)
-      if (['ETOOMANYREFS', 'ENOBUFS', 'ENOMEM'].includes(error.code)) return this.#retryLater()
+      if (PASSING.has(error.code)) return this.#retryLater()
       // EPIPE: read what the other end has sent; EOF follows and ends the channel. After any other error it does not, but nothing more is sent either.
       this.#broken = true
       drop(this.#outgoing.splice(0))
@@ -269,7 +272,12 @@ export class Channel<In extends Message, Out extends Message> {
     try {
       return receiveMessage(this.#socket.fd, { size: CHUNK, maxFds: MAX_DESCRIPTORS })
     } catch (error) {
-      if (!(error instanceof NativeError) || error.code !== 'ECONNRESET' || this.#wasReset) throw error
+      if (!(error instanceof NativeError)) throw error
+      if (PASSING.has(error.code)) {
+        this.#waitForRoom()
+        return undefined
+      }
+      if (error.code !== 'ECONNRESET' || this.#wasReset) throw error
       this.#wasReset = true
       return this.#receiveOne()
     }

@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
+import { CommandError } from '../../exit-codes.ts'
 import { loadServed } from './check.ts'
 import { SUMMARIES } from '../summaries.ts'
 
@@ -16,6 +18,8 @@ export const start: Command = {
   options: configOption,
   async run({ values }, terminal) {
     const file = values.get('config') ?? DEFAULT_CONFIG
+    if (!existsSync('/proc/self') && process.platform === 'linux')
+      throw new CommandError('the broker needs /proc, which is not mounted here (proc(5))')
     // Imported here because no other command needs libc: `check` works on other platforms too.
     const { runMaster } = await import('../../master/main.ts')
     const { exitProcess } = await import('../../log/standard.ts')

@@ -567,6 +567,13 @@ export class WorkerPool {
       else if (message.type === 'counted' && worker === this.#current) this.#settleLosses()
       this.#conditions.check()
     },
+    unreachable: (worker: WorkerProcess, error: Error | undefined) => {
+      this.#logger.error(
+        { workerPid: worker.pid, ...(error && { err: error }) },
+        'worker has lost its channel; ending it',
+      )
+      worker.kill('SIGKILL')
+    },
     ended: (worker: WorkerProcess, exit: ProcessExit) => {
       // Connections that it has not taken come back before its accounts are read.
       this.#survivors.reclaim(worker, () => this.#ended(worker, exit))

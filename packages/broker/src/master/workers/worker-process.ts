@@ -33,6 +33,9 @@ export interface WorkerParts {
   readonly store: CopyStore
 }
 
+/** How long a worker may go on after its channel has ended, in ms. It ends the channel when it exits. */
+const EXIT_TIMEOUT_MS = 2000
+
 /** Lines of its standard error that are kept to show why it died. */
 const KEPT_LINES = 20
 
@@ -62,6 +65,8 @@ export interface WorkerState {
 
 export interface WorkerEvents {
   message(worker: WorkerProcess, message: FromWorker): void
+  /** Its channel has failed, and it goes on: it takes this master for dead, and would answer nothing ever again. */
+  unreachable(worker: WorkerProcess, error: Error | undefined): void
   /** The process has exited and was reaped, and all its output was read. */
   ended(worker: WorkerProcess, exit: ProcessExit): void
 }
@@ -120,6 +125,7 @@ export class WorkerProcess {
   /** See `WorkerState.accounts`. */
   #before: WrittenAccounts | undefined
   #channelEnded = false
+  #overdue: NodeJS.Timeout | undefined
   #exit: ProcessExit | undefined
 
   /** Owns the started process. */
@@ -187,8 +193,9 @@ export class WorkerProcess {
         for (const fd of fds) fd.close()
         this.#received(message)
       },
-      ended: () => {
+      ended: (error) => {
         this.#channelEnded = true
+        if (this.#exit === undefined) this.#expectExit(error)
         this.#settle()
       },
     })
@@ -363,7 +370,12 @@ export class WorkerProcess {
     this.#last.push(this.#lines.push(chunk))
   }
 
+  #expectExit(error: Error | undefined): void {
+    this.#overdue = setTimeout(() => this.#events.unreachable(this, error), EXIT_TIMEOUT_MS).unref()
+  }
+
   #settle(): void {
+    if (this.#exit !== undefined) clearTimeout(this.#overdue)
     if (this.#exit === undefined || !this.#channelEnded || this.#copies?.open === true) return
     this.#last.push(this.#lines.end())
     this.#events.ended(this, this.#exit)

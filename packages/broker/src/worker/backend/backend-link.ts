@@ -57,6 +57,13 @@ export class BackendLink implements Candidate {
   readonly #ledger = new OfferLedger()
   readonly #dials: RelayDials
   readonly #returns: HandBacks
+  /**
+   * A missed deadline was logged, and no ACK has come since: every client that is held would miss another one, for as long as a backend takes
+   * nothing and its event loop answers (it is out of descriptors).
+   */
+  #missLogged = false
+  /** The last one was not logged. */
+  #missUnlogged = false
   #ackTimer: Timer | undefined
   #superseded = false
   #askedToReconnect = false
@@ -336,6 +343,7 @@ export class BackendLink implements Candidate {
           if (pending === undefined) adopted.push(offer.connection)
           else relayed.push({ connection: offer.connection, pending })
         }
+        if (adopted.length + relayed.length > 0) this.#missLogged = false
         if (adopted.length > 0) this.eligibility.succeeded('handoff')
         if (relayed.length > 0) this.eligibility.succeeded('relay')
         // Handoffs first, so that an error in a relay cannot keep their descriptors open.
@@ -374,7 +382,8 @@ export class BackendLink implements Candidate {
       case 'heartbeat':
         if (!frame.reply) this.#reply(frame.id)
         else if (this.eligibility.answered(frame.id)) {
-          this.#logger.info('backend answers again')
+          if (!this.#missUnlogged) this.#logger.info('backend answers again')
+          this.#missUnlogged = false
           this.#host.available()
         }
         return
@@ -505,7 +514,10 @@ export class BackendLink implements Candidate {
     const revoked = this.#revoke(now)
     const taken = this.#ledger.noteTaken(now)
     this.#control.write({ type: 'heartbeat', id: this.eligibility.missed(now), reply: false })
-    this.#logger.warn({ revoked: revoked.length, taken }, 'no ACK by the deadline; lane read back')
+    this.#missUnlogged = this.#missLogged
+    if (!this.#missLogged)
+      this.#logger.warn({ revoked: revoked.length, taken }, 'no ACK by the deadline; lane read back')
+    this.#missLogged = true
     const failure: Failure = { code: 'BackendAckTimeout' }
     const isOfRelays = taken === 0 && revoked.every((offer) => attemptOf(offer) === 'relay')
     this.eligibility.failed(failure, isOfRelays ? 'relay' : 'handoff')

@@ -57,7 +57,7 @@ export function consequenceOf(code: FailureCode): Consequence {
 
 const UNAVAILABLE = new Set(['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ENOTCONN'])
 const PERMISSION = new Set(['EACCES', 'EPERM'])
-const FULL = new Set(['EAGAIN', 'ENOBUFS'])
+const FULL = new Set(['EAGAIN', 'ENOBUFS', 'ENOMEM'])
 const PRESSURE = new Set(['EMFILE', 'ENFILE', 'ETOOMANYREFS'])
 
 /** Maps an errno of connect or send to a failure. `fd`: the descriptor that was to be sent, -1 if there was none yet. */

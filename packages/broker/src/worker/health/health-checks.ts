@@ -1,5 +1,5 @@
 import type { Clock, Timer } from '@baton/backend-sdk/protocol'
-import { NativeError } from '@baton/native-sendmsg'
+import { errnoOf } from '../../config/error.ts'
 import type { Logger } from 'pino'
 import { systemOs } from '../os.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
@@ -93,8 +93,9 @@ export class HealthChecks {
     try {
       this.#probe = new Probe(this.#link, this.#options, this.#clock, (verdict) => this.#judge(verdict))
     } catch (error) {
-      if (!(error instanceof NativeError)) throw error
-      this.#judge({ result: 'unknown', reason: error.code })
+      const reason = errnoOf(error)
+      if (reason === undefined) throw error
+      this.#judge({ result: 'unknown', reason })
     }
   }
 

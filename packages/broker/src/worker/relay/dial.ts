@@ -3,6 +3,7 @@ import { connectUnix, localAddress, NativeError, peerCredentials } from '@baton/
 import { connect, Socket } from 'node:net'
 import { constants } from 'node:os'
 import type { ClientConnection } from '../connection/connection.ts'
+import { errnoOf } from '../../config/error.ts'
 import type { Proxied } from '../connection/proxied.ts'
 import { withReader } from './reader.ts'
 import { openUnix } from './unix-socket.ts'
@@ -61,11 +62,12 @@ function dialUnix(endpoint: UnixEndpoint, host: DialHost): PendingDial {
   try {
     socket = connectAs(endpoint)
   } catch (error) {
-    if (!(error instanceof NativeError) && !(error instanceof UnexpectedPeerError)) throw error
+    // Node's own, too: it asks the kernel what the descriptor is, which a security module may refuse.
+    if (errnoOf(error) === undefined) throw error
     // A socket that never connects: its `error` event reports the failure after this returns.
     socket = new Socket()
     const attempt = new Attempt(socket, host)
-    socket.destroy(error)
+    socket.destroy(error as Error)
     return attempt
   }
   const attempt = new Attempt(socket, host)

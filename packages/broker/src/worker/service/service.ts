@@ -45,6 +45,8 @@ import { Shifting } from './shifting.ts'
 
 /** How many held connections to offer per ready backend at a time; each ACK triggers the next batch. */
 const PUMP_BATCH = 64
+/** The same for each relay that has begun: twice as many at a time until none is held, as many as the upstream has shown that it takes. */
+const HELD_PER_RELAY = 2
 
 /** Shared by all services of a worker. */
 interface ServiceDeps {
@@ -442,6 +444,8 @@ export class Service implements LinkHost, UpstreamHost {
       this.#recorder.note('closed', [connection], this.#os.now()),
     )
     this.noteIdle()
+    // An upstream that is back gets those that are held, ever more at a time. Rounds alone would leave thousands waiting for long.
+    this.#offerHeld(HELD_PER_RELAY)
   }
 
   returned(connections: readonly ClientConnection[], failure: Failure, by: string): void {
@@ -532,13 +536,18 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** A backend may have room: offers held connections, in order. */
   available(): void {
+    this.#offerHeld(PUMP_BATCH)
+  }
+
+  /** @param each how many for each backend and upstream */
+  #offerHeld(each: number): void {
     if (this.#fallback.size === 0) return
     const ready = this.#handoffCandidates()
     const able = ready.length + this.#fallback.relayCandidates().length
     if (able === 0) return
-    this.#placement.place(this.#fallback.takeForCertain(ready, able * PUMP_BATCH))
+    this.#placement.place(this.#fallback.takeForCertain(ready, able * each))
     if (this.#fallback.held.size === 0) return
-    const connections = this.#fallback.held.take(able * PUMP_BATCH)
+    const connections = this.#fallback.held.take(able * each)
     this.#fallback.startOver(connections, ready)
     this.#placement.place(connections)
   }
