@@ -1,10 +1,10 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t from 'tap'
 import { root } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
+import { modelRules } from '../support/model-rules.ts'
 
 /** One line of `check.mjs --json`. */
 interface Result {
@@ -26,15 +26,6 @@ async function check(): Promise<readonly Result[]> {
   })
   t.teardown(() => child.kill())
   return JSON.parse(await text(child.stdout)) as Result[]
-}
-
-/** The rules in the model's README, each with the files that implement it. */
-function rules(): { name: string; files: string[] }[] {
-  const readme = readFileSync(join(root, 'docs/internals/model/README.md'), 'utf8')
-  return [...readme.matchAll(/^\| `(\w+)` \|.*$/gm)].map(([line, name = '']) => ({
-    name,
-    files: [...line.matchAll(/`(packages\/[^`]+)`/g)].map(([, file = '']) => file),
-  }))
 }
 
 void t.test('the model checker is installed where it is required', (test) => {
@@ -75,18 +66,6 @@ void t.test(
 
     // LANE_EOF is redundant protection: the model is expected to hold without it.
     const tried = new Set(results.map(({ name }) => name))
-    for (const { name } of rules()) test.ok(tried.has(`without ${name}`), `${name} is taken out once`)
+    for (const { name } of modelRules()) test.ok(tried.has(`without ${name}`), `${name} is taken out once`)
   },
 )
-
-void t.test('the code names each rule of the model where it implements it', (test) => {
-  test.ok(rules().length > 0)
-  for (const { name, files } of rules()) {
-    test.ok(files.length > 0, `${name} is kept somewhere`)
-    for (const file of files) {
-      const source = readFileSync(join(root, file), 'utf8')
-      test.ok(new RegExp(`Rule: .*\\b${name}\\b`).test(source), `${name} is named in ${file}`)
-    }
-  }
-  test.end()
-})
