@@ -5,6 +5,14 @@ import { type Offer, ulidFromBytes, ulidTime } from './protocol/index.ts'
 /** The members of an offer that describe its connection. */
 export type Described = Pick<Offer, 'connection' | 'kind' | 'listener' | 'meta'>
 
+/** What the process that had a connection before gives to the one that goes on with it. */
+export interface ResumedState {
+  /** Name of its format, one of those that this process accepts. */
+  readonly schema: string
+  /** As the app's `state` returned it there. */
+  readonly state: unknown
+}
+
 /** The broker's information about an adopted connection. `id` and `acceptedAt` are computed on access. */
 export class ConnectionInfo {
   /** Name of the listener that the client connected to; `baton:health` for the broker's own health checks. */
@@ -26,7 +34,7 @@ export class ConnectionInfo {
    * Handed over with the connection by another process of this service: the app's `state`, and its schema. Undefined if the
    * connection began here, or was idle.
    */
-  resumed: { readonly schema: string; readonly state: unknown } | undefined
+  resumed: ResumedState | undefined
   /** @internal The broker does not take it back, or it cannot leave. */
   stays = false
   /** @internal How often the broker has given it back. */

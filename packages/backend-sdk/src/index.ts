@@ -1,4 +1,10 @@
-export { type AttachableServer, AttachError, type AttachErrorCode, type GrpcServer } from './attach/index.ts'
+export {
+  type AttachableServer,
+  AttachError,
+  type AttachErrorCode,
+  type GrpcInjector,
+  type GrpcServer,
+} from './attach/index.ts'
 export {
   type AttachOptions,
   Backend,
@@ -8,7 +14,7 @@ export {
   type DrainOptions,
   type Registered,
 } from './backend.ts'
-export type { ConnectionInfo } from './connection-info.ts'
+export type { ConnectionInfo, ResumedState } from './connection-info.ts'
 export { BackendError, type BackendErrorCode, RegistrationRefused } from './errors.ts'
 export type { Logger } from './logger.ts'
 export { MigrationError, type MigrationErrorCode, type MigrationErrorCounts } from './migrate/errors.ts'

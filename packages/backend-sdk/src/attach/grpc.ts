@@ -7,12 +7,21 @@ import { Overlay } from './overlay.ts'
 
 /** The server of `@grpc/grpc-js` 1.11 or later, as far as `attach()` needs it. */
 export interface GrpcServer {
+  /**
+   * Takes connections that the server has not accepted itself.
+   *
+   * @param credentials of these connections
+   */
   createConnectionInjector(credentials: never): GrpcInjector
+  /** Stops, and calls back when the last call is over. */
   tryShutdown(callback: (error?: Error) => void): void
+  /** Stops at once: calls in progress are cut. */
   forceShutdown(): void
 }
 
-interface GrpcInjector {
+/** Gives a gRPC server connections that it has not accepted itself. */
+export interface GrpcInjector {
+  /** Owns the socket from then on. */
   injectConnection(connection: Socket): void
   /** GOAWAY to every connection; after the time, those that are left are cut with CANCELLED. */
   drain(graceTimeMs: number): void

@@ -1,6 +1,6 @@
 export { type Attachment, type AttachHooks, attachServer, type IdleConnection } from './attachment.ts'
 export { AttachError, type AttachErrorCode, attachMessages } from './errors.ts'
-export { attachGrpc, type GrpcServer, isGrpcServer } from './grpc.ts'
+export { attachGrpc, type GrpcInjector, type GrpcServer, isGrpcServer } from './grpc.ts'
 export { withoutUnread } from './idle-connections.ts'
 export type { AttachableServer, ServerKind } from './server-kind.ts'
 export { UpgradedSockets } from './upgraded-sockets.ts'
