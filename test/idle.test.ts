@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import t from 'tap'
+import t, { type Test } from 'tap'
+import { startBackend } from './support/backend.ts'
 import { startBroker } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
@@ -22,18 +23,17 @@ function wakeUps(pid: number): number {
 const MASTER = 9
 const WORKER = 11
 
-// prom-client's monitor of the event loop woke the worker a hundred times a second, with no client at all. The master was woken up eleven times and more: also by each
-// answer of its worker, by its reports one at a time, and by a timer for files on disk.
-void t.test('an idle broker sleeps', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t)
-  // Its heartbeats, one a second, are the worker's own clock.
-  const backend = await FalseBackend.register(t, broker.control, hello('web'))
+/** That of a backend: its STATS, the answer to the heartbeat, and one look whether its event loop is late. It was woken fifty times a second to see that. */
+const BACKEND = 6
+
+/** Resolves once each of these processes has slept well between two heartbeats. The false backend gets them. */
+async function sleepWell(
+  t: Test,
+  backend: FalseBackend,
+  limits: readonly (readonly [pid: number, most: number])[],
+): Promise<void> {
   const beats = () => backend.wire.all('heartbeat').length
   const perBeat: number[] = []
-  const limits: [number, number][] = [
-    [broker.program.pid, MASTER],
-    [broker.pid, WORKER],
-  ]
   for (const [index, [pid, most]] of limits.entries()) {
     await eventually(
       async () => {
@@ -46,5 +46,27 @@ void t.test('an idle broker sleeps', { timeout: LIMIT }, async (t) => {
       () => `at most ${most} wake-ups of process ${pid} per heartbeat; the last were ${perBeat.join(', ')}`,
     )
   }
-  t.comment(`wake-ups per heartbeat of master and worker: ${perBeat.join(', ')}`)
+  t.comment(`wake-ups per heartbeat: ${perBeat.join(', ')}`)
+}
+
+// prom-client's monitor of the event loop woke the worker a hundred times a second, with no client at all. The master was woken up eleven times and more: also by each
+// answer of its worker, by its reports one at a time, and by a timer for files on disk.
+void t.test('an idle broker sleeps', { timeout: LIMIT }, async (t) => {
+  const broker = await startBroker(t)
+  // Its heartbeats, one a second, are the worker's own clock.
+  const backend = await FalseBackend.register(t, broker.control, hello('web'))
+  await sleepWell(t, backend, [
+    [broker.program.pid, MASTER],
+    [broker.pid, WORKER],
+  ])
+})
+
+void t.test('an idle backend sleeps, also after its last client', { timeout: LIMIT }, async (t) => {
+  const broker = await startBroker(t)
+  const { pid } = await startBackend(t, broker)
+  const answer = await fetch(broker.url(), { headers: { connection: 'close' } })
+  t.equal(answer.status, 200)
+  await answer.text()
+  const beating = await FalseBackend.register(t, broker.control, hello('web'))
+  await sleepWell(t, beating, [[pid, BACKEND]])
 })

@@ -548,7 +548,10 @@ export class Backend extends EventEmitter<BackendEvents> {
   #hostOf(session: () => BrokerSession, due: () => void): BrokerSessionHost {
     return {
       refusal: (pending) => this.#refusal(pending),
-      adopt: (offer, delivery) => this.#adoption.adopt(this.#attachment as Attachment, offer, delivery),
+      adopt: (offer, delivery) => {
+        this.#lag.clientCame()
+        return this.#adoption.adopt(this.#attachment as Attachment, offer, delivery)
+      },
       rejected: (reason) => {
         const { service } = this.#options
         if (channels.refused.hasSubscribers) channels.refused.publish({ reason, service })
@@ -557,7 +560,7 @@ export class Backend extends EventEmitter<BackendEvents> {
       stats: () => ({
         adopted: this.#attachment?.adopted ?? 0,
         closed: this.#attachment?.closed ?? 0,
-        lag: this.#lag.take(),
+        lag: this.#lag.take((this.#attachment?.live ?? 0) > 0),
       }),
       drainRequested: (deadline, reason) => void this.#drain(reason, deadline ?? Number.POSITIVE_INFINITY),
       reconnectRequested: due,

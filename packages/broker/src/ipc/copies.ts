@@ -121,7 +121,7 @@ const PULSE_AT = MARKS_AT - NUMBER_BYTES
 /** Maximum numbers in the accounts. */
 export const MAX_NUMBERS = PULSE_AT / NUMBER_BYTES
 
-/** An answer that wakes nobody: the master looks when it is awake. */
+/** An answer that does not wake the master: it looks when it is awake. */
 export function writePulse(file: number, count: number): void {
   writeSync(file, new Float64Array([count]), 0, NUMBER_BYTES, PULSE_AT)
 }
