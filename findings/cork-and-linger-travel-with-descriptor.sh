@@ -8,9 +8,10 @@
 #   inherit it: Node and Deno close them when the answer is in the kernel, which discards what the client has not received
 #   and resets the connection. A quick client or a small answer hides it.
 # Why it matters: a front process corks a header, or sets the linger so that refused clients leave nothing behind, and its
-#   successor or receiver suffers; Node has no API to see or clear either. Set both to 0 before passing.
-# Documentation: tcp(7) has the cork's limit of 200 ms, and says that most socket options of a listener are inherited by
-#   its connections. socket(7) describes SO_LINGER for one owner.
+#   successor or receiver suffers; Node has no API to see or clear either. Clear both before passing.
+# Documentation: tcp(7) has the limit of 200 ms, says that TCP_CORK overrides TCP_NODELAY, and mentions below
+#   TCP_USER_TIMEOUT that many options of a listener are inherited by its connections. socket(7) describes SO_LINGER without
+#   other holders.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6, the kernel that the first line names.
 set -euo pipefail
 for program in npm python3; do
