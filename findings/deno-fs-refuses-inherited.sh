@@ -96,7 +96,7 @@ def pair():
 listener = lambda: socket.create_server(('127.0.0.1', 0)).detach()
 for kind, make in (('file', file), ('pipe', pipe), ('socket', pair), ('unread socket', pair), ('listener', listener)):
     fd = make()
-    result = subprocess.run(runtime + ['use.mjs', label, kind, str(fd)], pass_fds=[fd], timeout=20, env={**os.environ, 'NO_COLOR': '1'},
+    result = subprocess.run(runtime + ['use.mjs', label, kind, str(fd)], pass_fds=[fd], timeout=60, env={**os.environ, 'NO_COLOR': '1'},
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     os.close(fd)
     arrived = f'; the reader got {len(os.read(reader, 100))} bytes' if kind == 'pipe' else ''

@@ -7,9 +7,9 @@
 #   server's own close event has code 0. Without a further message the close is clean. So it is, under the same traffic,
 #   with Bun 1.4.5, with ws 8.23.0 in Node, and with ws in Deno.
 # Why it matters: a drain closes connections while they are in use, and exactly their clients do not learn the code that
-#   tells them to reconnect at once, or where. Use ws in Deno, or have clients stop sending before close().
+#   tells them to reconnect at once. Use ws in Deno, or have clients stop sending before close().
 # Documentation: RFC 6455, section 7.1.2, starts the close with a close frame, and closes the connection when both sides
-#   have sent and received one (https://www.rfc-editor.org/rfc/rfc6455#section-7.1.1). denoland/deno issue 27924 is about
+#   have sent and received one (https://www.rfc-editor.org/rfc/rfc6455#section-7.1.2). denoland/deno issue 27924 is about
 #   a server's close event that never comes.
 # Versions: Deno 2.9.6, Bun 1.4.5, Node 24.21.0, ws 8.23.0.
 set -euo pipefail
