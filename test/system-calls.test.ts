@@ -20,7 +20,7 @@ const COUNTED =
 
 const CONNECTIONS = 100
 
-/** What a connection may have more on average: some that happen once in a while, or once more where a step has come apart. */
+/** Calls beyond the budget, on average: some that happen once in a while, or once more where a step has come apart. */
 const SLACK = 0.3
 
 /** Calls of one connection at most; some are made once for two that follow each other. Any other is one too many. */

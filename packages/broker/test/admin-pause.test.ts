@@ -17,7 +17,7 @@ import { fakeView } from './worker-view.ts'
 
 // The admin server of a worker that a reload replaces, on a socket that its successor has as well.
 
-async function serve(t: Test) {
+async function serve(t: Test, listens = true) {
   const socket = listenTcp({ host: '127.0.0.1', port: 0 })
   /** The successor's. */
   const other = dup(socket.fd)
@@ -30,7 +30,7 @@ async function serve(t: Test) {
   }
   const admin = createAdmin({ config, view, logger: pino({ enabled: false }), socket })
   t.teardown(() => admin.close())
-  await admin.listen()
+  if (listens) await admin.listen()
   const open = async () => {
     const client = connect(port, host)
     t.teardown(() => client.destroy())
@@ -172,5 +172,28 @@ void t.test(
     const drained = admin.drain()
     await visitor.over()
     await drained
+  },
+)
+
+void t.test(
+  'a socket whose file was recreated before it listens waits, too',
+  { timeout: LIMIT },
+  async (t) => {
+    const { admin } = await serve(t, false)
+    const next = listenTcp({ host: '127.0.0.1', port: 0 })
+    const successor = dup(next.fd)
+    t.teardown(() => successor.close())
+    const { port } = localAddress(next.fd)
+    admin.replaceSocket(next)
+    const left = connect(port, '127.0.0.1').on('error', () => {})
+    t.teardown(() => left.destroy())
+    await once(left, 'connect')
+    // Nothing else shows that it accepts nothing: a turn of its loop in which it would have.
+    await new Promise((resolve) => setImmediate(() => setImmediate(resolve)))
+    t.equal(takeAll(successor), 1, 'it is in the queue')
+    await admin.listen()
+    const visitor = new Visitor(connect(port, '127.0.0.1').setEncoding('latin1'))
+    visitor.ask()
+    await visitor.answered()
   },
 )

@@ -136,6 +136,8 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
   let closing = false
   const given = socket && new AdminSocket(app.server, socket)
   const second = new SecondSocket(app.server, MAX_CONNECTIONS)
+  // Until `listen`: the worker before accepts.
+  if (given !== undefined) second.pause()
   acceptJsonOnly(app)
   app.addHook('onRequest', (request, _reply, done) => {
     const route = request.routeOptions.url
