@@ -8,7 +8,7 @@ import { WebSocket } from 'ws'
 import { installedNode } from '../../scripts/node-release.mjs'
 import { installedRuntime } from '../../scripts/runtimes.mjs'
 import { startBackend } from '../support/backend.ts'
-import { startBroker, unaccounted } from '../support/broker.ts'
+import { startBroker, type Status, unaccounted } from '../support/broker.ts'
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { FalseBroker } from '../support/false-broker.ts'
@@ -128,7 +128,10 @@ void t.test('backends in other runtimes', { timeout: LIMIT }, async (t) => {
         'Bun has read the first half of the request',
       )
       await startBackend(t, broker, 'http-backend.mjs')
+      const handedBack = ({ services }: Status) => services[0]?.handedBack ?? 0
+      const before = handedBack(await broker.status())
       program.kill('SIGTERM')
+      await broker.until((status) => handedBack(status) - before === idle.length, 'the idle ones have moved')
       for (const client of idle) {
         const { status, body } = await client.get()
         t.equal(status, 200)
