@@ -36,7 +36,7 @@ const CASES: readonly (readonly [where: Where, call: string, ...errors: string[]
 const CLIENTS = 10
 /** Seconds by the worker's own clock, its heartbeats. */
 const BEATS = 3
-/** A process that polls does so fifty times a second, and for each client a few times. One that spins does so many thousands of times. */
+/** A process that polls does so fifty times a second, and for each client a few times. One that spins does it thousands of times. */
 const MAX_REFUSED = 3000
 const MAX_LINES = 60
 
