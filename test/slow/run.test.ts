@@ -132,6 +132,37 @@ void t.test(
   },
 )
 
+// `baton run --watch ... > app.log` in the app's folder: each line of the log was a change, and was deployed, with the next lines. So was a file that
+// the app writes when it starts: it was started without end, several times a second.
+void t.test(
+  'with --watch, its own log is no change, and an app that changes files waits',
+  { timeout: LIMIT },
+  async (t) => {
+    const [port, folder] = [await freePort(), temporaryFolder(t)]
+    const write = (code: string) => writeFileSync(join(folder, 'server.js'), code)
+    write(serving(port, 'old'))
+    const log = join(folder, 'app.log')
+    const lines = () => (existsSync(log) ? readFileSync(log, 'utf8').split('\n') : [])
+    const said = (begin: string) => lines().filter((line) => line.includes(begin))
+    const run = new AppRun(t, {
+      command: ['node', 'server.js'],
+      options: ['--watch'],
+      cwd: folder,
+      shell: 'exec "$0" "$@" > app.log 2>&1',
+    })
+    await eventually(() => said('listening for the app').length > 0, 'it serves')
+    const url = `http://127.0.0.1:${port}/`
+    t.equal((await ask(url)).body, 'old')
+    write(`require('fs').writeFileSync('started', String(Math.random()))\n${serving(port, 'new')}`)
+    await eventually(() => said('files change during each deploy; waiting').length > 0, 'it waits')
+    t.match(said('a file has changed')[0], 'file=server.js')
+    t.match(said('files change during each deploy; waiting')[0], 'file=started')
+    t.equal(said('file=app.log').length, 0)
+    t.equal((await ask(url)).body, 'new')
+    t.match(await run.end('SIGTERM'), { code: 0, files: [] })
+  },
+)
+
 // A change was lost if the next program started before the watcher had reported it: only changes of the last second counted as new there, and a
 // busy machine takes longer.
 void t.test(

@@ -8,7 +8,7 @@ import { WebSocket } from 'ws'
 import { installedNode } from '../../scripts/node-release.mjs'
 import { installedRuntime } from '../../scripts/runtimes.mjs'
 import { startBackend } from '../support/backend.ts'
-import { startBroker, unaccounted } from '../support/broker.ts'
+import { startBroker, type Status, unaccounted } from '../support/broker.ts'
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { FalseBroker } from '../support/false-broker.ts'
@@ -33,9 +33,16 @@ void t.test('backends in other runtimes', { timeout: LIMIT }, async (t) => {
         { name: 'web', listen: '127.0.0.1:0', service: 'web' },
         { name: 'echo', listen: '127.0.0.1:0', protocol: 'tcp', service: 'echo' },
         { name: 'ws', listen: '127.0.0.1:0', service: 'ws' },
+        { name: 'relayed', listen: '127.0.0.1:0', service: 'relayed' },
         { name: 'app', listen: '127.0.0.1:0', service: 'app' },
       ],
-      services: { web: {}, echo: {}, ws: {}, app: { upstreams: [{ address: `127.0.0.1:${Number(port)}` }] } },
+      services: {
+        web: {},
+        echo: {},
+        ws: {},
+        relayed: { handoff: 'off' },
+        app: { upstreams: [{ address: `127.0.0.1:${Number(port)}` }] },
+      },
     },
   })
   const start = (t: Test, command: readonly string[], service: string, env: NodeJS.ProcessEnv = {}) =>
@@ -59,6 +66,22 @@ void t.test('backends in other runtimes', { timeout: LIMIT }, async (t) => {
       t.equal((await client.get()).status, 200, 'the client does not notice')
     },
   )
+
+  // Deno's `fs.fchmodSync` answered EBADF, so that it registered without an endpoint, and each client waited for `holdTimeout`.
+  for (const [name, command] of [
+    ['Deno', deno],
+    ['Bun', [bun]],
+  ] as const) {
+    await t.test(`${name}: relays`, { timeout: LIMIT }, async (t) => {
+      const program = start(t, command, 'relayed')
+      await program.message('ready')
+      const client = await Client.open(t, { host: '127.0.0.1', port: broker.port('relayed') })
+      t.equal((await client.get()).body, `${program.pid} ${client.socket.localPort}`)
+      client.socket.destroy()
+      program.kill('SIGTERM')
+      t.same(await program.exited, { code: 0, signal: null })
+    })
+  }
 
   await t.test('Deno: a net server', { timeout: LIMIT }, async (t) => {
     const program = start(t, deno, 'echo', { SERVER: 'net' })
@@ -105,7 +128,10 @@ void t.test('backends in other runtimes', { timeout: LIMIT }, async (t) => {
         'Bun has read the first half of the request',
       )
       await startBackend(t, broker, 'http-backend.mjs')
+      const handedBack = ({ services }: Status) => services[0]?.handedBack ?? 0
+      const before = handedBack(await broker.status())
       program.kill('SIGTERM')
+      await broker.until((status) => handedBack(status) - before === idle.length, 'the idle ones have moved')
       for (const client of idle) {
         const { status, body } = await client.get()
         t.equal(status, 200)

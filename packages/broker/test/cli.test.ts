@@ -230,7 +230,7 @@ void t.test('check and start refuse bad configurations: a line per problem, with
     t.same(await baton(command, '--config', missing), {
       code: 1,
       out: '',
-      err: `${missing}: no such file; use --config FILE to name another (BATON_ERR_CONFIG)`,
+      err: `${missing}: no such file; "baton init" writes one, "baton ls" lists brokers that run, --config FILE names another (BATON_ERR_CONFIG)`,
     })
 })
 

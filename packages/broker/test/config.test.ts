@@ -419,7 +419,10 @@ void t.test('unusable files are named', async (t) => {
       return String(error)
     }
   }
-  t.match(message('none.json'), /none\.json: no such file; use --config FILE to name another$/)
+  t.match(
+    message('none.json'),
+    /none\.json: no such file; "baton init" writes one, "baton ls" lists brokers that run, --config FILE names another$/,
+  )
   t.match(message('folder'), /folder: is a folder, not a file$/)
   t.match(message('empty.json'), /empty\.json: line 1, column 1: expected a value, got the end of the file$/)
   t.match(message('bad.json'), /bad\.json: line 2, column 17: expected a value, got ","$/)

@@ -100,6 +100,7 @@ export const libc = {
   fcntl: bind('fcntl', 'int', 'int', 'int', 'int'),
   open: bind('open', 'int', 'string', 'int', 'int'),
   flock: bind('flock', 'int', 'int', 'int'),
+  fchmod: bind('fchmod', 'int', 'int', 'int'),
   memfd_create: bind('memfd_create', 'int', 'string', 'int'),
   write: bind('write', 'word', 'int', 'word', 'word'),
   read: bind('read', 'word', 'int', 'word', 'word'),

@@ -1,4 +1,4 @@
-import { chmodSync, fchmodSync, lstatSync } from 'node:fs'
+import { chmodSync, lstatSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import {
   AF_INET,
@@ -92,7 +92,8 @@ export function listenUnix(options: ListenUnixOptions): OwnedFd {
   const context = { fd: socket.fd, path }
   try {
     if (options.descriptors === false) refuseDescriptors(socket.fd)
-    fchmodSync(socket.fd, mode)
+    // Not Node's: Deno's answers EBADF for a descriptor that Deno did not open itself.
+    if (libc.fchmod(socket.fd, mode) === -1) throw new NativeError('fchmod', lastErrno(), context)
     bindTo(socket, length, context)
     if (!path.startsWith('\0')) widen(path, mode)
     startListening(socket, options.backlog, context)

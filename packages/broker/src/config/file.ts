@@ -112,7 +112,10 @@ export function parseFile(text: string, path: string): unknown {
 }
 
 const UNREADABLE = new Map([
-  ['ENOENT', 'no such file; use --config FILE to name another'],
+  [
+    'ENOENT',
+    'no such file; "baton init" writes one, "baton ls" lists brokers that run, --config FILE names another',
+  ],
   ['EACCES', 'no permission to read the file (EACCES)'],
   ['EISDIR', 'is a folder, not a file'],
 ])

@@ -1,5 +1,5 @@
 import { closeSync, rmSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { relative, resolve } from 'node:path'
 import { forgetKeeper, unblockSignals } from '@baton/native-sendmsg'
 import { MASTER_SIGNALS, type MasterSignal, takeEarlySignals } from '../early-signals.ts'
 import { DONE, FAILED } from '../exit-codes.ts'
@@ -122,7 +122,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     const stopping = endRequested.then((signal) => running.stop(signal))
     const { watch: folder, watchedUntil, watchedNames } = runState ?? {}
     if (typeof folder === 'string') {
-      unwatch = watchFolder(folder, () => running.redeploy())
+      unwatch = watchFolder(folder, (path) => running.redeploy(relative(folder, path)))
       if (watchedUntil !== undefined && hasChangedSince(folder, watchedUntil, watchedNames))
         running.redeploy()
     }

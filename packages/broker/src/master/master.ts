@@ -408,8 +408,8 @@ export class Master {
   }
 
   /** Files have changed (`baton run --watch`). */
-  redeploy(): void {
-    this.#appRun.redeploy()
+  redeploy(file?: string): void {
+    this.#appRun.redeploy(file)
   }
 
   /** Drains for at most `drainDeadline`. Resolves when every process that the master started has exited. */

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { CommandError } from '../../exit-codes.ts'
@@ -45,6 +46,14 @@ export interface RunState {
 /** The kernel dates a change of a file with the time of its last tick, so up to 10 ms early. */
 const TICK_MS = 10
 
+/**
+ * Deploys in a row, each for a change during the one before, that follow at once. The next ones wait, twice as long each time: an app that writes a file
+ * in its folder when it starts would be started without end.
+ */
+const FREE_DEPLOYS = 3
+const FIRST_PAUSE_MS = 1000
+const MAX_PAUSE_MS = 30_000
+
 /** Parts of the master that `AppRun` uses. */
 export interface AppRunParts {
   readonly activeConfig: ActiveConfig
@@ -66,6 +75,7 @@ export interface AppRunParts {
 export class AppRun {
   readonly #parts: AppRunParts
   #state: RunState | undefined
+  #changedFile: string | undefined
   #changed = false
   /** Unix time in ms: files that have changed since are not deployed yet, reported or not. */
   #deployedAt: number
@@ -158,9 +168,14 @@ export class AppRun {
     return { success: true, log: [JSON.stringify(opened)] }
   }
 
-  /** Files have changed: deploys when no operation is in progress, and again if they change during the deploy. */
-  redeploy(): void {
+  /**
+   * Files have changed: deploys when no operation is in progress, and again if they change during the deploy.
+   *
+   * @param file one of them, if it is known
+   */
+  redeploy(file?: string): void {
     this.#changed = true
+    this.#changedFile = file
     if (!this.#redeploying) void this.#redeploy()
   }
 
@@ -173,11 +188,15 @@ export class AppRun {
   async #redeploy(): Promise<void> {
     this.#redeploying = true
     const { activeConfig, deployer, operationLock, logger } = this.#parts
+    let row = 0
     while (this.#changed && !this.#over) {
+      if (row >= FREE_DEPLOYS) await this.#pause(row - FREE_DEPLOYS)
       await operationLock.idle()
       // A reload that has waited too may have begun: the deploy would be refused, and the change forgotten.
-      if (operationLock.activity !== undefined) continue
+      if (operationLock.activity !== undefined || this.#over) continue
+      row += 1
       this.#changed = false
+      if (this.#changedFile !== undefined) logger.info({ file: this.#changedFile }, 'a file has changed')
       this.#deployedAt = Date.now() - TICK_MS
       const folder = this.#state?.watch ?? null
       if (folder !== null) this.#names = watchedNames(folder)
@@ -196,6 +215,16 @@ export class AppRun {
       }
     }
     this.#redeploying = false
+  }
+
+  async #pause(times: number): Promise<void> {
+    const delayMs = Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** times)
+    const file = this.#changedFile
+    this.#parts.logger.warn(
+      { ...(file !== undefined && { file }), delayMs },
+      'files change during each deploy; waiting',
+    )
+    await sleep(delayMs, undefined, { ref: false })
   }
 }
 

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { type FSWatcher, lstatSync, readdirSync, watch } from 'node:fs'
+import { type FSWatcher, fstatSync, lstatSync, readdirSync, type Stats, watch } from 'node:fs'
 import { join } from 'node:path'
 
 /** Time without a change before changes are reported, in ms: an editor or a compiler writes many files at once. */
@@ -8,27 +8,51 @@ const QUIET_MS = 200
 /** Excludes `node_modules` and names that begin with a dot. */
 const isOwn = (name: string) => name !== 'node_modules' && !name.startsWith('.')
 
+const identityOf = ({ dev, ino }: Stats) => `${dev}:${ino}`
+
+/** Files that this process writes its log to, which may be in the folder that it watches: each deploy would lead to the next. */
+const outputs = new Set(
+  [1, 2].flatMap((fd) => {
+    try {
+      const stats = fstatSync(fd)
+      return stats.isFile() ? [identityOf(stats)] : []
+    } catch {
+      return []
+    }
+  }),
+)
+
+function isOutput(path: string): boolean {
+  if (outputs.size === 0) return false
+  const stats = lstatSync(path, { throwIfNoEntry: false })
+  return stats !== undefined && outputs.has(identityOf(stats))
+}
+
 /**
- * Watches a folder of source code and everything below it, except `node_modules` and names that begin with a dot.
+ * Watches a folder of source code and everything below it, except `node_modules`, names that begin with a dot, and what this process writes its log to.
  *
- * @param onChange called after a change, once there are no further ones
+ * @param onChange called after a change, once there are no further ones, with the path of the first
  * @returns stops watching
  */
-export function watchFolder(folder: string, onChange: () => void): () => void {
+export function watchFolder(folder: string, onChange: (path: string) => void): () => void {
   const watchers = new Map<string, FSWatcher>()
   let timer: NodeJS.Timeout | undefined
-  const changed = () => {
+  let first: string | undefined
+  const changed = (path: string) => {
+    first ??= path
     clearTimeout(timer)
     timer = setTimeout(() => {
-      for (const path of foldersBelow(folder)) add(path)
-      onChange()
+      for (const each of foldersBelow(folder)) add(each)
+      onChange(first ?? path)
+      first = undefined
     }, QUIET_MS)
   }
   const add = (path: string) => {
     if (watchers.has(path)) return
     try {
       const watcher = watch(path, (_event, name) => {
-        if (name === null || isOwn(name)) changed()
+        const file = name === null ? path : join(path, name)
+        if ((name === null || isOwn(name)) && !isOutput(file)) changed(file)
       })
       watchers.set(path, watcher)
       // The folder was removed.
@@ -80,7 +104,7 @@ function filesIn(folder: string): string[] {
 function changedAt(path: string, folders: boolean): number {
   try {
     const stats = lstatSync(path)
-    return stats.isDirectory() && !folders ? 0 : stats.ctimeMs
+    return (stats.isDirectory() && !folders) || outputs.has(identityOf(stats)) ? 0 : stats.ctimeMs
   } catch {
     return 0
   }

@@ -568,6 +568,8 @@ export class WorkerPool {
       this.#conditions.check()
     },
     unreachable: (worker: WorkerProcess, error: Error | undefined) => {
+      // `stop` has a limit of its own.
+      if (this.#stopping) return
       this.#logger.error(
         { workerPid: worker.pid, ...(error && { err: error }) },
         'worker has lost its channel; ending it',

@@ -33,8 +33,8 @@ export interface WorkerParts {
   readonly store: CopyStore
 }
 
-/** How long a worker may go on after its channel has ended, in ms. It ends the channel when it exits. */
-const EXIT_TIMEOUT_MS = 2000
+/** How long a worker may go on after its channel has ended, in ms. One that is leaving has ended it itself, and writes its last lines. */
+const EXIT_TIMEOUT_MS = { current: 2000, leaving: 30_000 }
 
 /** Lines of its standard error that are kept to show why it died. */
 const KEPT_LINES = 20
@@ -371,7 +371,10 @@ export class WorkerProcess {
   }
 
   #expectExit(error: Error | undefined): void {
-    this.#overdue = setTimeout(() => this.#events.unreachable(this, error), EXIT_TIMEOUT_MS).unref()
+    this.#overdue = setTimeout(
+      () => this.#events.unreachable(this, error),
+      EXIT_TIMEOUT_MS[this.role],
+    ).unref()
   }
 
   #settle(): void {
