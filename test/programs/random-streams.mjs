@@ -19,7 +19,7 @@ const noise = generator(1)
 const pattern = Buffer.from(Array.from({ length: PERIOD }, () => noise() * 256))
 const endless = Buffer.concat([pattern, pattern, pattern])
 
-/** What `side` of conversation `id` sends from offset `at`; at most `2 * PERIOD` bytes. */
+/** Bytes that `side` of conversation `id` sends from offset `at`; at most `2 * PERIOD`. */
 function bytesOf(id, side, at, length) {
   const from = (at + id * 7919 + (side === 'client' ? 0 : 31_337)) % PERIOD
   return endless.subarray(from, from + length)

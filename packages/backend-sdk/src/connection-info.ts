@@ -5,7 +5,7 @@ import { type Offer, ulidFromBytes, ulidTime } from './protocol/index.ts'
 /** The members of an offer that describe its connection. */
 export type Described = Pick<Offer, 'connection' | 'kind' | 'listener' | 'meta'>
 
-/** What the process that had a connection before gives to the one that goes on with it. */
+/** State of a connection, from the process that had it before to the one that goes on with it. */
 export interface ResumedState {
   /** Name of its format, one of those that this process accepts. */
   readonly schema: string
