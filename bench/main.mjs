@@ -50,6 +50,7 @@ const BENCHES = {
   stuck: { measures: 'the longest wait while a backend is in a busy loop, beside cluster' },
   'waiting-death': { measures: 'SIGKILL of the worker with thousands of clients that wait in it' },
   'worker-death': { measures: 'SIGKILL of the worker under load' },
+  'worker-gap': { measures: 'how long new clients wait after a SIGKILL of the worker' },
 }
 
 const [name, ...args] = process.argv.slice(2)

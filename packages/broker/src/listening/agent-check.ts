@@ -5,9 +5,6 @@ import { formatAddress } from '../config/address.ts'
 /** Connections that stay open until their client has closed. A further one replaces the oldest, which has its answer. */
 const MAX_OPEN = 64
 
-/** How often it is looked whether to start, in milliseconds. */
-const READY_INTERVAL_MS = 10
-
 /** How long a client may take to read the answer and close, in milliseconds. */
 const LINGER_MS = 1000
 
@@ -25,7 +22,6 @@ export class AgentCheck {
   /** The oldest first. */
   readonly #open = new Set<Socket>()
   #server: Server | undefined
-  #waiting: NodeJS.Timeout | undefined
 
   /** @param answer evaluated for each check; with its newline */
   constructor(fd: OwnedFd, answer: () => string) {
@@ -33,14 +29,6 @@ export class AgentCheck {
     this.address = formatAddress({ kind: 'tcp', host, port })
     this.#fd = fd
     this.#answer = answer
-  }
-
-  /** Starts once `isReady`, and after this many milliseconds in any case. */
-  startWhen(isReady: () => boolean, milliseconds: number): void {
-    const end = performance.now() + milliseconds
-    clearTimeout(this.#waiting)
-    if (isReady() || milliseconds <= 0) return this.start()
-    this.#waiting = setTimeout(() => this.startWhen(isReady, end - performance.now()), READY_INTERVAL_MS)
   }
 
   /** Until then, checks wait in the kernel. Does nothing after `close`. */
@@ -56,7 +44,6 @@ export class AgentCheck {
 
   /** Closes this process's copy of the socket: another process that has it answers from now on. */
   close(): void {
-    clearTimeout(this.#waiting)
     this.#fd.close()
     this.#server?.close()
   }

@@ -24,6 +24,7 @@ import { publishing } from './recorder/published-recorder.ts'
 import { noRecorder } from './recorder/recorder.ts'
 import type { BackendLink } from './backend/backend-link.ts'
 import { Registry } from './registry/registry.ts'
+import { ReturningBackends } from './registry/returning-backends.ts'
 import { Doorways } from './route/doorways.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { ServiceControls } from './control/service-controls.ts'
@@ -42,6 +43,9 @@ import { backendReports, connectionCount, countedOf, serviceStatus } from './vie
 
 /** How long agent checks wait for backends of a predecessor to register, in ms: as a reload does. */
 const RETURN_TIMEOUT_MS = 2000
+
+/** How long the admin server does, in ms. Loading it blocks the event loop for longer than they need. */
+const ADMIN_WAIT_MS = 500
 
 export interface WorkerOptions {
   readonly logger: Logger
@@ -172,6 +176,7 @@ export function createWorker(
   }
   shift(given.shifts ?? {})
   for (const listener of config.listeners) listeners.add(listener, sockets.listeners.get(listener.name))
+  const returning = new ReturningBackends(Object.keys(given.known ?? {}), isRegistered)
   const registry = new Registry({
     config,
     socket: sockets.control,
@@ -182,6 +187,7 @@ export function createWorker(
     tickets: given.tickets,
     onChange: () => {
       events.sample()
+      returning.changed()
       given.onBackends?.()
     },
     logger,
@@ -387,15 +393,15 @@ export function createWorker(
     },
     async administer() {
       administers = true
-      if (!isPaused) adminAddress = formatAddress((await admin.listen()).address)
+      // Clients wait for them, after the death of a worker.
+      await returning.within(ADMIN_WAIT_MS)
+      if (!isPaused && closing === undefined) adminAddress = formatAddress((await admin.listen()).address)
     },
     accept() {
       accepts = true
       for (const listener of listeners.all) listener.start(poller)
       // Without the backends of a predecessor, it would have to answer `down`.
-      const known = Object.keys(given.known ?? {})
-      const areBack = () => known.every((backend) => isRegistered(backend))
-      agentCheck?.startWhen(areBack, RETURN_TIMEOUT_MS)
+      if (agentCheck !== undefined) void returning.within(RETURN_TIMEOUT_MS).then(() => agentCheck.start())
       logger.info(
         {
           broker: id,

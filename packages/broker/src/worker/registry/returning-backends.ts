@@ -1,0 +1,35 @@
+/** Backends that were registered with a worker that has ended, and register with this one: what answers for them, or takes time that they need, waits. */
+export class ReturningBackends {
+  readonly #missing: Set<string>
+  readonly #isRegistered: (backend: string) => boolean
+  readonly #waiting = new Set<() => void>()
+
+  /** @param backends their ids, which they keep */
+  constructor(backends: readonly string[], isRegistered: (backend: string) => boolean) {
+    this.#missing = new Set(backends)
+    this.#isRegistered = isRegistered
+  }
+
+  /** To be called when a backend has registered. */
+  changed(): void {
+    if (this.#missing.size === 0) return
+    for (const backend of this.#missing) if (this.#isRegistered(backend)) this.#missing.delete(backend)
+    if (this.#missing.size > 0) return
+    for (const resume of this.#waiting) resume()
+  }
+
+  /** Resolves once each of them has registered, and after this many milliseconds in any case. */
+  async within(milliseconds: number): Promise<void> {
+    this.changed()
+    if (this.#missing.size === 0) return
+    await new Promise<void>((resolve) => {
+      const resume = (): void => {
+        clearTimeout(timer)
+        this.#waiting.delete(resume)
+        resolve()
+      }
+      const timer = setTimeout(resume, milliseconds)
+      this.#waiting.add(resume)
+    })
+  }
+}
