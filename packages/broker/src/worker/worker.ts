@@ -307,7 +307,10 @@ export function createWorker(
   let accepts = false
   let administers = false
   let isPaused = false
+  /** This worker accepts no more connections to the admin API. */
+  let isOver = false
   const shut = async () => {
+    isOver = true
     registry.close()
     controls.close()
     agentCheck?.close()
@@ -395,7 +398,7 @@ export function createWorker(
       administers = true
       // Clients wait for them, after the death of a worker.
       await returning.within(ADMIN_WAIT_MS)
-      if (!isPaused && closing === undefined) adminAddress = formatAddress((await admin.listen()).address)
+      if (!isPaused && !isOver) adminAddress = formatAddress((await admin.listen()).address)
     },
     accept() {
       accepts = true
@@ -426,6 +429,7 @@ export function createWorker(
       registry.askToReconnect(reason)
     },
     withdraw(reason) {
+      isOver = true
       for (const service of services.values()) service.returnParked()
       registry.askToReconnect(reason)
       registry.close()
