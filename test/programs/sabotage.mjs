@@ -64,7 +64,8 @@ if (process.argv[1].endsWith('bundle/worker.js')) {
   const hang = () => {
     // Not in turns, between which it would be seen running.
     if (wanted('blocked-worker')) Atomics.wait(cell, 0, 0)
-    while (wanted('busy-worker'));
+    // Mostly without a look at the file: that makes garbage, and a program that waits for its collector sleeps for a moment.
+    while (wanted('busy-worker')) for (let turn = 0; turn < 5_000_000; turn++) Atomics.load(cell, 0)
   }
   setInterval(hang, 20).unref()
 }
