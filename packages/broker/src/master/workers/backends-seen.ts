@@ -33,20 +33,25 @@ export function knownOf(backends: readonly BackendReport[]): KnownBackends {
   return Object.fromEntries(entries)
 }
 
-/** Names of those that have neither registered with the new worker nor exited, with their state at the old one. */
+/** Those that have neither registered with the new worker nor exited, and do not drain at the old one; with their state there. */
 export function notMoved(
   backends: readonly BackendReport[],
   {
     from,
     to,
   }: {
-    readonly from: readonly BackendReport[] | undefined
+    readonly from:
+      | { readonly backends: readonly BackendReport[]; readonly drained: ReadonlySet<string> }
+      | undefined
     readonly to: readonly BackendReport[] | undefined
   },
 ): BackendReport[] {
   const moved = new Set(to?.map(({ id }) => id))
-  const states = new Map(from?.map(({ id, state }) => [id, state]))
+  const states = new Map(from?.backends.map(({ id, state }) => [id, state]))
   return backends
     .map((backend) => ({ ...backend, state: states.get(backend.id) ?? backend.state }))
-    .filter(({ id, pid }) => !moved.has(id) && (processExists(pid) || states.has(id)))
+    .filter(
+      ({ id, pid }) =>
+        !moved.has(id) && from?.drained.has(id) !== true && (processExists(pid) || states.has(id)),
+    )
 }

@@ -307,7 +307,7 @@ export class WorkerPool {
     }
     const all = movable(old.backends)
     const expected = all.filter(({ state }) => state !== 'unresponsive')
-    old.hasPaused = false
+    old.willBeReplaced()
     old.send({ type: 'pause' })
     await this.#reportOthers(next)
     next.send({ type: 'serve' })
@@ -315,12 +315,17 @@ export class WorkerPool {
     const moved = () => {
       const registered = new Set(next.backends.map(({ id }) => id))
       const left = new Set(old.backends.map(({ id }) => id))
-      return !next.alive || !old.alive || expected.every(({ id }) => registered.has(id) || !left.has(id))
+      return (
+        !next.alive ||
+        !old.alive ||
+        expected.every(({ id }) => registered.has(id) || !left.has(id) || old.drained.has(id))
+      )
     }
     await this.#conditions.until(moved, MOVE_TIMEOUT_MS)
     if (!next.alive) {
       // Backends that had moved dial again and reach the old worker.
       old.send({ type: 'serve' })
+      old.isKept()
       throw startFailure(next)
     }
     if (!old.alive) return withoutOld()
@@ -344,7 +349,7 @@ export class WorkerPool {
     backends: readonly BackendReport[],
     old: WorkerProcess | undefined,
   ): Promise<BrokerError | undefined> {
-    const left = () => notMoved(backends, { from: old?.backends, to: this.#current?.backends })
+    const left = () => notMoved(backends, { from: old, to: this.#current?.backends })
     // Whoever asks the admin API from now on means this worker's successor.
     const accepts = () => old?.alive === true && old.pauses && !old.hasPaused
     const isOver = () => this.#hurried || (left().length === 0 && !accepts())

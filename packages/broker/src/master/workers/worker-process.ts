@@ -115,6 +115,9 @@ export class WorkerProcess {
   pauses = false
   /** It has answered the last `pause`. */
   hasPaused = false
+  /** Ids of the backends that have drained here since the last `willBeReplaced`: they do not move to its successor. */
+  readonly drained = new Set<string>()
+  #notesDrained = false
   readonly #channel: Channel<FromWorker, ToWorker>
   readonly #process: Child
   readonly #lines = new LineSplitter()
@@ -294,6 +297,26 @@ export class WorkerProcess {
     return this.#channel.sent()
   }
 
+  /** A reload begins. */
+  willBeReplaced(): void {
+    this.hasPaused = false
+    this.#notesDrained = true
+    this.drained.clear()
+    this.#noteDrained()
+  }
+
+  /** It serves on: the reload has failed. */
+  isKept(): void {
+    this.#notesDrained = false
+  }
+
+  #noteDrained(): void {
+    if (!this.#notesDrained) return
+    // The last entry counts: a registration that was superseded comes before its successor, and takes no more connections either.
+    const states = new Map(this.backends.map(({ id, state }) => [id, state]))
+    for (const [id, state] of states) if (state === 'draining') this.drained.add(id)
+  }
+
   kill(signal: NodeJS.Signals): void {
     this.#process.signal(signal)
   }
@@ -357,6 +380,7 @@ export class WorkerProcess {
     else if (message.type === 'shifted') this.shifted = message.ask
     else if (message.type === 'backends') {
       this.backends = message.backends
+      this.#noteDrained()
       this.connections = message.connections ?? 0
     } else if (message.type === 'counted') {
       this.snapshot = message.snapshot

@@ -36,6 +36,8 @@ export interface LinkOptions extends EligibilityOptions {
   readonly handBackWindow?: number | undefined
   /** It was granted keys for TLS session tickets. */
   readonly takesTicketKeys?: boolean
+  /** It drains from now on, by its own decision or because it was asked to. */
+  readonly drainBegins?: () => void
   /** The link has ended. Called after the host's `ended`. */
   readonly ended?: (link: BackendLink) => void
 }
@@ -431,8 +433,10 @@ export class BackendLink implements Candidate {
   /** @param deadline undefined if it has none, or has not said it yet */
   #drains(deadline?: number): void {
     if (deadline !== undefined) this.#drainUntil = Math.min(this.#drainUntil, this.#os.now() + deadline)
+    const isFirst = !this.eligibility.draining
     this.eligibility.drain()
     this.#returns.tally.drainBegins()
+    if (isFirst) this.#options.drainBegins?.()
   }
 
   /** Once for each drain, however many connections it moved. */

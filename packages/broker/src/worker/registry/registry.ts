@@ -494,6 +494,7 @@ export class Registry {
         takesTicketKeys: grantsTickets,
         failureLimit,
         heartbeatInterval: HEARTBEAT_INTERVAL_MS,
+        drainBegins: () => this.#onChange?.(),
         ended: (ended) => {
           checks?.stop()
           if (this.#links.get(id) === ended) this.#links.delete(id)
