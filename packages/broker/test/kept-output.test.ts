@@ -41,6 +41,12 @@ function scene(
   return { folder: outputFolder(runtimeDir), log, keeper: keeperOn(state), keeperOn }
 }
 
+/** The end of a process does not wait for long: on a busy machine, lines could be missing. */
+async function finish(keeper: OutputKeeper): Promise<void> {
+  if (!(await keeper.pause(LIMIT, LIMIT))) throw new Error('a thread is stuck')
+  await keeper.end()
+}
+
 async function all(reader: OutputReader): Promise<string[]> {
   const lines: string[] = []
   for await (const { msg } of reader.read()) lines.push(msg)
@@ -102,7 +108,7 @@ void t.test('the last lines, however they lie in files and blocks', { timeout: L
         const { folder, keeper } = scene(t)
         const lines = lengths.map((size, index) => `${index} ${'x'.repeat(size)}`)
         for (const line of lines) keeper.write(SOURCE, 'stderr', [line])
-        await keeper.end()
+        await finish(keeper)
         const names = lines.length === 0 ? [] : readdirSync(folder).toSorted()
         if (cut && names.length > 0) appendFileSync(join(folder, names.at(-1) as string), '{"time":"cut off')
         const tail = await readTail(folder, 'web', { count, wanted: () => true })
@@ -126,12 +132,12 @@ void t.test(
   async (t) => {
     const { folder, keeper, keeperOn } = scene(t)
     keeper.write(SOURCE, 'stdout', ['whole'])
-    await keeper.end()
+    await finish(keeper)
     const [name = ''] = readdirSync(folder)
     appendFileSync(join(folder, name), '{"time":"2026-01-02T03:04')
     const next = keeperOn()
     next.write(SOURCE, 'stdout', ['next'])
-    await next.end()
+    await finish(next)
     t.same(readdirSync(folder), [name], 'the same file goes on')
     t.same(await kept(folder), ['whole', 'next'])
   },
@@ -145,8 +151,26 @@ void t.test('what is pending crosses an exec', { timeout: LIMIT }, async (t) => 
   const state = JSON.parse(JSON.stringify(keeper.state)) as OutputKeeperState
   const next = keeperOn(state)
   next.write(SOURCE, 'stdout', ['after'])
-  await next.end()
+  await finish(next)
   t.same(await kept(folder), ['before', ...upTo(100), 'after'])
+})
+
+void t.test('the end waits as long as a slow disk accepts lines', { timeout: LIMIT }, async (t) => {
+  // It waited half a second: on a slow machine the last lines of an app were lost.
+  const [stall, pause] = [2000, 50]
+  const slow = () => {
+    const until = performance.now() + pause
+    while (performance.now() < until);
+    return { size: 100, files: 1000 }
+  }
+  const { folder, keeper } = scene(t, slow)
+  // Each line is a file of its own, and is asked about twice at least.
+  const lines = upTo((0.6 * stall) / pause)
+  for (const line of lines) keeper.write(SOURCE, 'stdout', [line])
+  const from = performance.now()
+  await keeper.end({ stall, whole: LIMIT })
+  t.ok(performance.now() - from > stall, 'it took longer than a disk may accept nothing')
+  t.same(await kept(folder), lines)
 })
 
 void t.test(

@@ -85,6 +85,11 @@ export class KeptService {
     return this.#buffer.size > CONGESTED_SIZE && performance.now() - this.#lastProgressAt < STALLED_AFTER_MS
   }
 
+  /** When the disk last accepted bytes, or nothing was pending: by performance.now(). */
+  get lastProgressAt(): number {
+    return this.#lastProgressAt
+  }
+
   get dropped(): number {
     return this.#buffer.dropped
   }

@@ -5,8 +5,11 @@ import { outputFolder } from './files.ts'
 import { type KeepLimits, KeptService, type KeptServiceState } from './kept-service.ts'
 import { formatLines, type OutputSource, type OutputStream } from './line.ts'
 
-/** How long the end of a process waits for pending lines to be written, in ms. */
-const END_TIMEOUT_MS = 500
+/** How long the end of a process waits while a disk accepts none of the pending lines, in ms. */
+const END_STALL_MS = 500
+
+/** How long it waits altogether for a disk that accepts some of them, in ms. */
+const END_LIMIT_MS = 5000
 
 /** Interval at which `settled` checks for progress, in ms. */
 const POLL_INTERVAL_MS = 5
@@ -91,9 +94,16 @@ export class OutputKeeper {
     this.#schedule()
   }
 
-  /** Waits a short time for pending lines to be written. */
-  async end(): Promise<void> {
-    await this.#settled(END_TIMEOUT_MS, () => this.#due === undefined && !this.#inStep)
+  /**
+   * Waits for pending lines to be written, but not for a disk that accepts none.
+   *
+   * @param limits in ms: how long it may accept none (`stall`), and how long this may take altogether
+   */
+  async end({ stall = END_STALL_MS, whole = END_LIMIT_MS } = {}): Promise<void> {
+    const from = performance.now()
+    const isWritten = () => this.#due === undefined && !this.#inStep
+    const isStalled = () => performance.now() >= Math.max(from, this.#lastProgressAt) + stall
+    await this.#settled(whole, () => isWritten() || isStalled())
     this.#paused = true
     clearTimeout(this.#timer)
     this.#removeOutput()
@@ -120,6 +130,11 @@ export class OutputKeeper {
     )
     this.#services.set(name, service)
     return service
+  }
+
+  /** When the disk last accepted bytes: by performance.now(). */
+  get #lastProgressAt(): number {
+    return Math.max(...[...this.#services.values()].map(({ lastProgressAt }) => lastProgressAt))
   }
 
   /** The service whose step may be taken now, or soonest. Undefined if nothing is pending. */
