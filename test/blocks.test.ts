@@ -176,7 +176,7 @@ void t.test('every configuration on a page passes baton check', async (t) => {
 function written(t: Test, config: Record<string, unknown>): string {
   const folder = temporaryFolder(t)
   for (const [, name] of JSON.stringify(config).matchAll(/"\w+File":"([^"/]+)"/g))
-    writeFileSync(join(folder, name as string), 'a secret\n', { mode: 0o600 })
+    writeFileSync(join(folder, name as string), 'a-secret\n', { mode: 0o600 })
   mkdirSync(join(folder, 'app'))
   const file = join(folder, 'baton.json')
   writeFileSync(file, JSON.stringify(config))

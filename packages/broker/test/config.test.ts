@@ -571,6 +571,16 @@ void t.test('secret files are relative to the configuration, private, and not em
     ),
   )
   t.throws(() => loadConfig(file), /security\.registrationSecretFile: .*key is empty$/)
+  // Such a token was accepted, and no request could carry it.
+  chmodSync(join(dir, 'token'), 0o600)
+  writeFileSync(join(dir, 'key'), 'two words')
+  for (const token of ['two words', 'žeton']) {
+    writeFileSync(join(dir, 'token'), token)
+    t.throws(
+      () => loadConfig(file),
+      /: admin\.tokenFile: the token in .*token must be one word of ASCII characters: requests carry it in a header$/,
+    )
+  }
   t.match(readSecretFile(join(dir, 'none')), /cannot read .*none: ENOENT/)
   t.match(readSecretFile(dir), /not a regular file/)
   execFileSync('mkfifo', ['-m', '600', join(dir, 'fifo')])

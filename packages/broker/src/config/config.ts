@@ -67,6 +67,11 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
     return null
   }
 
+  const token = secret('admin.tokenFile', parsed.admin.tokenFile)
+  if (token !== null && !/^[\x21-\x7e]+$/.test(token.reveal())) {
+    const message = `the token in ${parsed.admin.tokenFile} must be one word of ASCII characters: requests carry it in a header`
+    problems.push({ path: 'admin.tokenFile', message })
+  }
   const runtimeDir = parsed.runtimeDir === undefined ? defaultRuntimeDir() : resolve(base, parsed.runtimeDir)
   problems.push(...crossCheck(parsed, runtimeDir))
   const config: Config = {
@@ -75,7 +80,7 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
     drainDeadline: parsed.drainDeadline,
     workerTimeout: parsed.workerTimeout,
     keepOutput: parsed.keepOutput,
-    admin: { listen: parsed.admin.listen, token: secret('admin.tokenFile', parsed.admin.tokenFile) },
+    admin: { listen: parsed.admin.listen, token },
     agentCheck: parsed.agentCheck,
     recorder: parsed.recorder,
     listeners: parsed.listeners,
