@@ -1,4 +1,4 @@
-import { appendFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { AppRun, NOTHING_LEFT } from './support/app-run.ts'
@@ -54,6 +54,93 @@ void t.test('an unusable temporary folder is one line', { timeout: LIMIT }, asyn
     'baton: the temporary folder cannot be used: TMPDIR=/dev/null is not a folder (ENOTDIR); set TMPDIR to another folder (BATON_ERR_TEMPORARY_FOLDER)',
   ])
 })
+
+void t.test(
+  '--config takes settings of the broker and of the app from a file; the command line overrides them',
+  { timeout: LIMIT },
+  async (t) => {
+    const folder = temporaryFolder(t)
+    const file = join(folder, 'settings.json')
+    const port = await freePort()
+    const script = join(folder, 'app.mjs')
+    writeFileSync(
+      script,
+      `import http from 'node:http'
+      const { GREETING, BATON_DRAIN_DEADLINE } = process.env
+      http.createServer((_, response) => response.end(GREETING + ' ' + BATON_DRAIN_DEADLINE)).listen(${port})`,
+    )
+    const listener = { name: 'public', listen: '127.0.0.1:1', protocol: 'http', service: 'web' }
+    const app = { instances: 2, drainDeadline: '2m', cwd: '/', env: { GREETING: 'hello' } }
+    const token = join(folder, 'token')
+    writeFileSync(token, 'a-token-of-the-file\n', { mode: 0o600 })
+    const admin = { listen: `unix:${join(folder, 'admin.sock')}`, tokenFile: 'token' }
+    writeFileSync(
+      file,
+      JSON.stringify({ drainDeadline: '1m', admin, listeners: [listener], services: { web: {}, app } }),
+    )
+    const start = async (count: number, ...options: string[]) => {
+      const run = await new AppRun(t, {
+        command: [process.execPath, script],
+        options: ['--config', file, ...options],
+        cwd: folder,
+      }).serving(count)
+      const client = await Client.open(t, { host: '127.0.0.1', port })
+      const { body } = await client.get()
+      client.socket.destroy()
+      return { run, body }
+    }
+    const { run, body } = await start(2)
+    t.equal(body, 'hello 120000')
+    const warning = `${file}: `
+    t.same(run.program.lines.filter((line) => line.startsWith(warning)).toSorted(), [
+      `${file}: listeners: warning: has no effect: the app's listen(port), or --listen, says where to listen`,
+      `${file}: services.app.cwd: warning: has no effect: the app runs in the working directory`,
+      `${file}: services.web: warning: has no effect: the app's service is "app"`,
+    ])
+    const config = JSON.parse(readFileSync(await run.configFile(), 'utf8')) as Record<string, unknown>
+    t.match(config, {
+      drainDeadline: '1m',
+      admin: { ...admin, tokenFile: token },
+      services: { app: { cwd: folder } },
+    })
+    const status = new Program(t, process.execPath, [
+      batonCommand,
+      'status',
+      '--json',
+      '--config',
+      await run.configFile(),
+    ])
+    t.match(await status.exited, { code: 0 })
+    t.match(JSON.parse(status.lines.join('\n')), { services: [{ name: 'app', backends: { length: 2 } }] })
+    t.same(await run.end('SIGTERM'), NOTHING_LEFT)
+
+    const { run: other, body: said } = await start(1, '-i', '1', '--drain-deadline', '5s')
+    t.equal(said, 'hello 5000')
+    t.same(await other.end('SIGTERM'), NOTHING_LEFT)
+    t.equal(other.program.lines.filter((line) => line.startsWith('backend registered ')).length, 1)
+  },
+)
+
+void t.test(
+  '--config with a file that is wrong says where, starts nothing, and leaves nothing',
+  { timeout: LIMIT },
+  async (t) => {
+    const file = join(temporaryFolder(t), 'settings.json')
+    const cases: [string, string][] = [
+      ['{"services":{"app":{"ackDeadline":"soon"}}}', `${file}: services.app.ackDeadline: `],
+      ['{"services":{"app":{"env":"A=1"}}}', `${file}: services.app.env: must be an object`],
+      ['{"recordr":1}', `${file}: recordr: `],
+      ['{"drainDeadline":', `${file}: line 1, column 18: `],
+    ]
+    for (const [content, message] of cases) {
+      writeFileSync(file, content)
+      const run = new AppRun(t, { command: [process.execPath, '-e', '0'], options: ['--config', file] })
+      t.same(await run.ended([]), { ...NOTHING_LEFT, code: 1 }, content)
+      const [line = ''] = run.program.lines
+      t.equal(line.slice(0, message.length), message)
+    }
+  },
+)
 
 void t.test(
   'an app that exits five times in a row ends baton run with exit code 1 and the last lines',

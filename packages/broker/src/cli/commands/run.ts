@@ -1,20 +1,17 @@
-import { writeFileSync } from 'node:fs'
+import { rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
 import { errnoOf } from '../../config/error.ts'
 import { parseDuration } from '../../config/duration.ts'
 import { parseAddress, formatAddress } from '../../config/address.ts'
-import { logicalFolder, throughLinks } from '../../config/working-folder.ts'
+import { logicalFolder } from '../../config/working-folder.ts'
 import type { Command } from '../command.ts'
 import { quotedForShell } from '../completion/words.ts'
 import { NOT_FOUND, unstartable } from '../../supervise/startable.ts'
 import { UsageError } from '../output/terminal.ts'
 import { CommandError } from '../../exit-codes.ts'
+import { readFileSettings, RUN_SERVICE, runConfiguration } from '../run-configuration.ts'
 import { SUMMARIES } from '../summaries.ts'
-
-/** The service of the app. */
-const SERVICE = 'app'
 
 export const runApp: Command = {
   name: 'run',
@@ -32,6 +29,10 @@ export const runApp: Command = {
     'of the npx, npm or script that started it drain the app and stop it; nohup, setsid and disown keep it running.',
   ].join('\n'),
   options: {
+    config: {
+      value: 'FILE',
+      help: `take settings of the broker, and of its service "${RUN_SERVICE}", from a configuration file`,
+    },
     instances: {
       short: 'i',
       value: 'N',
@@ -53,9 +54,15 @@ export const runApp: Command = {
     const listen = values.get('listen')
     const address = listen === undefined ? undefined : parseAddress(listen)
     if (typeof address === 'string') throw new UsageError(`--listen: ${address}`)
-    const drainDeadline = durationOf(values.get('drain-deadline') ?? '30s')
+    const deadline = values.get('drain-deadline')
+    const drainDeadline = deadline === undefined ? undefined : durationOf(deadline)
     const restart = restartOf(values.get('restart'))
-    const instances = instancesOf(values.get('instances') ?? '1')
+    const number = values.get('instances')
+    const instances = number === undefined ? undefined : instancesOf(number)
+    const given = values.get('config')
+    const settings = given === undefined ? undefined : readFileSettings(given)
+    for (const { path, message } of settings?.unused ?? [])
+      terminal.err(`${given}: ${path}: warning: has no effect: ${message}`)
     const cwd = workingFolder(rest)
     const [{ findLaunchers, GIVEN_LISTENER, makeRunFolder, runMaster }, { exitProcess }] = await Promise.all([
       import('../../master/main.ts'),
@@ -63,37 +70,23 @@ export const runApp: Command = {
     ])
     const folder = makeRunFolder()
     const file = join(folder, 'baton.json')
-    const listener = (name: string, where: string) => ({
-      name,
-      listen: where,
-      protocol: 'http',
-      service: SERVICE,
-    })
-    const config = {
-      runtimeDir: folder,
-      drainDeadline,
-      admin: { listen: `unix:${join(folder, 'admin.sock')}` },
-      listeners: [
-        // A configuration needs a listener, also before the app listens on a port.
-        listener('local', `unix:${join(folder, 'app.sock')}`),
-        ...(address === undefined ? [] : [listener(GIVEN_LISTENER, formatAddress(address))]),
-      ],
-      services: {
-        [SERVICE]: {
-          command: rest,
-          // Not from getcwd(2): each deploy follows the link through which the folder was entered.
-          cwd,
-          instances,
-          env: {
-            BATON_MASTER_SOCKET: join(folder, 'master.sock'),
-            BATON_DRAIN_DEADLINE: String(drainDeadline),
-            NODE_OPTIONS: [process.env['NODE_OPTIONS'], `--import=${preload()}`].filter(Boolean).join(' '),
-          },
-        },
-      },
+    const listeners = {
+      // A configuration needs a listener, also before the app listens on a port.
+      local: `unix:${join(folder, 'app.sock')}`,
+      ...(address !== undefined && { [GIVEN_LISTENER]: formatAddress(address) }),
     }
-    writeFileSync(file, `${JSON.stringify(config, undefined, 2)}\n`)
-    terminal.out(`to replace the app's processes: baton deploy ${SERVICE} --config ${quotedForShell(file)}`)
+    // The folder is not from getcwd(2): each deploy follows the link through which it was entered.
+    const chosen = { folder, listeners, command: rest, cwd, instances, drainDeadline }
+    try {
+      const config = await runConfiguration(chosen, settings)
+      writeFileSync(file, `${JSON.stringify(config, undefined, 2)}\n`)
+    } catch (error) {
+      rmSync(folder, { recursive: true, force: true })
+      throw error
+    }
+    terminal.out(
+      `to replace the app's processes: baton deploy ${RUN_SERVICE} --config ${quotedForShell(file)}`,
+    )
     return runMaster({
       file,
       warn: async () => {},
@@ -151,11 +144,4 @@ function instancesOf(text: string): number {
   const instances = Number(text)
   if (Number.isInteger(instances) && instances >= 1 && instances <= 1024) return instances
   throw new UsageError(`--instances: ${JSON.stringify(text)} must be a number from 1 to 1024, or "max"`)
-}
-
-/** A URL, because NODE_OPTIONS is split at the spaces that a path may have. */
-function preload(): string {
-  const file = fileURLToPath(import.meta.resolve('@baton/backend-sdk/register'))
-  const cwd = process.cwd()
-  return pathToFileURL(throughLinks(file, logicalFolder(process.env, cwd), cwd)).href
 }
