@@ -87,7 +87,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     'a live registration can be replaced only a few times, one that has ended at once',
     async (t) => {
       const register = (backend: string | null) =>
-        FalseBackend.register(t, control, hello('places', { backend }))
+        FalseBackend.responsive(t, control, hello('places', { backend }))
       let peer = await register(null)
       const { backend } = peer.welcome
       for (let replacement = 0; replacement < 4; replacement++) {
@@ -124,7 +124,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     t.equal(said().length, 1, 'once for a process')
 
     await services.paths.backends(0)
-    const peer = await FalseBackend.register(
+    const peer = await FalseBackend.responsive(
       t,
       control,
       hello('paths', { reconnect: { path: 'relay.sock' } }),
@@ -151,16 +151,16 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     await eager?.message('registered')
     await deaf?.message('registered')
     await example?.line((line) => line.includes('registered as'), 'its registration')
-    const stays = await FalseBackend.register(t, control, hello('moving'))
-    const beginsLate = await FalseBackend.register(t, control, hello('moving'))
-    const drains = await FalseBackend.register(t, control, hello('moving'))
+    const stays = await FalseBackend.responsive(t, control, hello('moving'))
+    const beginsLate = await FalseBackend.responsive(t, control, hello('moving'))
+    const drains = await FalseBackend.responsive(t, control, hello('moving'))
     drains.wire.write({ type: 'drain', deadline: null, reason: 'test' })
     await drains.probe()
     reloadedAt = performance.now()
     const reloaded = reload(t, broker)
     await stays.wire.frame('reconnect', () => true)
     const { backend } = stays.welcome
-    const moved = await FalseBackend.register(t, control, hello('moving', { backend }))
+    const moved = await FalseBackend.responsive(t, control, hello('moving', { backend }))
     t.equal(moved.welcome.backend, backend)
     // The master was told of a drain with the next report, a second later: a reload waited 30 s for a backend that was not to move, and failed.
     // One that begins during the reload had the same result.
