@@ -32,6 +32,12 @@ function mostRegistrations(since: number): number {
   return 1 + 4 + Math.floor((performance.now() - since) / 60_000)
 }
 
+/**
+ * Dials that a process may have saved up while it was not running, and those that the test reads later than they were made. Then there are eight
+ * a second that are answered, one that is refused, and one that is closed late.
+ */
+const SAVED = 64 + 8 + 100
+
 /** Far above both limits, and far below the thousands seen before the fix. */
 const STORM = 50
 /** Messages that `literal-backend.py` prints after a dial. */
@@ -216,8 +222,9 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       const from = { late: late(), dials: dials(), at: performance.now() }
       const other = await services.other.start(t)
       await eventually(() => late() >= from.late + 3 || storms(), 'it continues, more slowly')
-      const rate = ((dials() - from.dials) / (performance.now() - from.at)) * 1000
-      t.ok(rate < 20, `${rate.toFixed(1)} dials a second`)
+      const made = dials() - from.dials
+      const seconds = (performance.now() - from.at) / 1000
+      t.ok(made <= SAVED + 10 * seconds, `${made} dials in ${seconds.toFixed(1)} s`)
       t.ok(count(backend, 'registered') <= 1 + mostRegistrations(reloadedAt))
       const waits = backend.messages().filter(({ code }) => code === 'TooManyRegistrations')
       t.ok(waits.every(({ retry, retryAfter }) => retry === true && Number(retryAfter) > 0))

@@ -49,7 +49,7 @@ export async function startPrinting(t: Test, keepOutput: unknown): Promise<Broke
 
 /** Over a connection of its own, to whichever backend gets it. */
 export async function ask(broker: Broker, path: string, service = 'web'): Promise<string> {
-  return (await fetch(broker.url(path, service))).text()
+  return (await fetch(broker.url(path, service), { headers: { connection: 'close' } })).text()
 }
 
 export function outputFiles(broker: Broker): string[] {
