@@ -24,8 +24,8 @@ const MAX_UNKNOWN_NACKS = 256
 /** After this many milliseconds without an answer a backend counts as stuck, not busy. Several times a typical batch. */
 const BUSY_TIMEOUT_MS = 50
 
-/** Of a timer that is this late, the reason is that this process did not run, in ms: what has come meanwhile is read first, */
-const LATE_MS = 50
+/** If a timer is this late, this process did not run, or was busy, in ms: what has come meanwhile is read first, */
+const LATE_MS = 5
 /** within this time. */
 export const READ_MS = 10
 
