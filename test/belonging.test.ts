@@ -51,7 +51,7 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
 
   await scene('"external": true allows it', async (t) => {
     const { id } = await only('mixed')
-    const other = await FalseBackend.register(t, control, hello('mixed', { backend: id }))
+    const other = await FalseBackend.responsive(t, control, hello('mixed', { backend: id }))
     t.not(other.welcome.backend, id, 'under its own id')
     await logs(broker, CLAIM)
     await broker.backends(2, 'mixed')
@@ -60,7 +60,7 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
   // After a worker's death, or a moment's absence of the backend itself, the first process to claim an id got it: an
   // operator who drained one backend by its id drained another.
   await scene('an id stays with the process that first registered under it', async (t) => {
-    const first = await FalseBackend.register(t, control, hello('kept'))
+    const first = await FalseBackend.responsive(t, control, hello('kept'))
     const { backend: id } = first.welcome
     first.die()
     await broker.backends(0, 'kept')
@@ -75,12 +75,12 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
       broker.program.messages().find(({ msg, peerPid }) => msg === CLAIM && peerPid === thief.pid)
     await eventually(() => claim() !== undefined, 'the claim in the log')
     t.match(claim(), { claimed: id, service: 'kept' })
-    const again = await FalseBackend.register(t, control, hello('kept', { backend: id }))
+    const again = await FalseBackend.responsive(t, control, hello('kept', { backend: id }))
     t.equal(again.welcome.backend, id, 'and that process finds it again')
   })
 
   await scene('the pid in HELLO is not trusted', async (t) => {
-    const backend = await FalseBackend.register(t, control, hello('second', { pid: managed.pid }))
+    const backend = await FalseBackend.responsive(t, control, hello('second', { pid: managed.pid }))
     t.match(await only('second'), { id: backend.welcome.backend, pid: process.pid })
   })
 })

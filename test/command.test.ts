@@ -8,6 +8,7 @@ import { baton, batonHere } from './support/command.ts'
 import { freePort } from './support/free-port.ts'
 import { temporaryFolder } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
+import { servedBy } from './support/visit.ts'
 
 // The command as a user types it: its output, and the exit code that a script sees. Usage errors are tested in
 // packages/broker/test/cli.test.ts, which needs no process for each.
@@ -122,7 +123,7 @@ void t.test(
     })
 
     const backend = await startBackend(t, broker)
-    t.equal((await fetch(broker.url())).status, 200)
+    t.equal(await servedBy(t, broker), backend.pid)
     const id = (await broker.status()).services[0]?.backends[0]?.id ?? ''
 
     await t.test('status', async (t) => {
@@ -166,7 +167,7 @@ void t.test(
       const said = await baton(t, ['drain', 'web/web-1', '--deadline', '0', '--config', file])
       t.same(said, { code: 0, out: ['web/web-1: draining 1 backend, for at most 0s'], err: [] })
       await broker.until(({ services }) => services[0]?.backends.length === 1, 'it has left')
-      t.equal((await fetch(broker.url())).headers.get('x-pid'), String(other.pid))
+      t.equal(await servedBy(t, broker), other.pid)
     })
 
     await t.test('drain of a service, for as long as drainDeadline says', async (t) => {

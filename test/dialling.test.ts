@@ -32,6 +32,12 @@ function mostRegistrations(since: number): number {
   return 1 + 4 + Math.floor((performance.now() - since) / 60_000)
 }
 
+/**
+ * Dials that a process may have saved up while it was not running, and those that the test reads later than they were made. Then there are eight
+ * a second that are answered, one that is refused, and one that is closed late.
+ */
+const SAVED = 64 + 8 + 100
+
 /** Far above both limits, and far below the thousands seen before the fix. */
 const STORM = 50
 /** Messages that `literal-backend.py` prints after a dial. */
@@ -87,7 +93,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     'a live registration can be replaced only a few times, one that has ended at once',
     async (t) => {
       const register = (backend: string | null) =>
-        FalseBackend.register(t, control, hello('places', { backend }))
+        FalseBackend.responsive(t, control, hello('places', { backend }))
       let peer = await register(null)
       const { backend } = peer.welcome
       for (let replacement = 0; replacement < 4; replacement++) {
@@ -124,7 +130,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     t.equal(said().length, 1, 'once for a process')
 
     await services.paths.backends(0)
-    const peer = await FalseBackend.register(
+    const peer = await FalseBackend.responsive(
       t,
       control,
       hello('paths', { reconnect: { path: 'relay.sock' } }),
@@ -151,16 +157,16 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     await eager?.message('registered')
     await deaf?.message('registered')
     await example?.line((line) => line.includes('registered as'), 'its registration')
-    const stays = await FalseBackend.register(t, control, hello('moving'))
-    const beginsLate = await FalseBackend.register(t, control, hello('moving'))
-    const drains = await FalseBackend.register(t, control, hello('moving'))
+    const stays = await FalseBackend.responsive(t, control, hello('moving'))
+    const beginsLate = await FalseBackend.responsive(t, control, hello('moving'))
+    const drains = await FalseBackend.responsive(t, control, hello('moving'))
     drains.wire.write({ type: 'drain', deadline: null, reason: 'test' })
     await drains.probe()
     reloadedAt = performance.now()
     const reloaded = reload(t, broker)
     await stays.wire.frame('reconnect', () => true)
     const { backend } = stays.welcome
-    const moved = await FalseBackend.register(t, control, hello('moving', { backend }))
+    const moved = await FalseBackend.responsive(t, control, hello('moving', { backend }))
     t.equal(moved.welcome.backend, backend)
     // The master was told of a drain with the next report, a second later: a reload waited 30 s for a backend that was not to move, and failed.
     // One that begins during the reload had the same result.
@@ -216,8 +222,9 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       const from = { late: late(), dials: dials(), at: performance.now() }
       const other = await services.other.start(t)
       await eventually(() => late() >= from.late + 3 || storms(), 'it continues, more slowly')
-      const rate = ((dials() - from.dials) / (performance.now() - from.at)) * 1000
-      t.ok(rate < 20, `${rate.toFixed(1)} dials a second`)
+      const made = dials() - from.dials
+      const seconds = (performance.now() - from.at) / 1000
+      t.ok(made <= SAVED + 10 * seconds, `${made} dials in ${seconds.toFixed(1)} s`)
       t.ok(count(backend, 'registered') <= 1 + mostRegistrations(reloadedAt))
       const waits = backend.messages().filter(({ code }) => code === 'TooManyRegistrations')
       t.ok(waits.every(({ retry, retryAfter }) => retry === true && Number(retryAfter) > 0))

@@ -52,6 +52,16 @@ const startAgain = () =>
 
 const instance = async (t: Test) => (await masterStatus(t, broker)).managed[0]
 
+/** Kills its process, and waits for the next one. There may be no look at the broker between the two. */
+async function restarted(t: Test): Promise<void> {
+  const killed = (await instance(t))?.pid
+  signal(killed, 'SIGKILL')
+  await broker.until(({ services }) => {
+    const backends = services[0]?.backends ?? []
+    return backends.length === 1 && backends.every(({ pid, state }) => pid !== killed && state === 'ready')
+  }, 'another process is ready')
+}
+
 void t.test('an environment is in force until the next deploy', { timeout: LIMIT }, async (t) => {
   t.equal(await seen(t), 'configured')
   for (const words of typed('docs/how-to/deploy.md', 'baton deploy web --env production')) {
@@ -61,9 +71,7 @@ void t.test('an environment is in force until the next deploy', { timeout: LIMIT
   t.equal(await seen(t), SECRET)
   t.match(await instance(t), { environment: 'production', version: '9.1', generation: 2 })
 
-  signal((await instance(t))?.pid, 'SIGKILL')
-  await broker.backends(0)
-  await broker.backends(1)
+  await restarted(t)
   t.equal(await seen(t), SECRET, 'a restart')
   // From now on the file says something else.
   write('.env.production', 'SECRET=later\n')
@@ -81,9 +89,7 @@ void t.test('an environment is in force until the next deploy', { timeout: LIMIT
   const next = startAgain()
   broker = new Broker(next, broker.folder, file, await next.message('accepting connections'))
   await onlyWorker(t, broker)
-  signal((await instance(t))?.pid, 'SIGKILL')
-  await broker.backends(0)
-  await broker.backends(1)
+  await restarted(t)
   t.equal(await seen(t), SECRET, 'a restart by the next master')
   await eventually(async () => (await instance(t))?.pid !== null, 'it runs')
   const warning = next.messages().filter(({ msg }) => /changed; running instances keep/.test(String(msg)))

@@ -1,18 +1,22 @@
 import { join } from 'node:path'
-import type { NackReason } from '@baton/backend-sdk/protocol'
+import type { NackReason, Offer } from '@baton/backend-sdk/protocol'
 import { NACK_REASONS } from '@baton/backend-sdk/protocol'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
-import { FalseBackend, hello } from './support/false-backend.ts'
+import { eventually } from './support/eventually.ts'
+import { answerOn, FalseBackend, hello } from './support/false-backend.ts'
 import { LIMIT, starts } from './support/limits.ts'
 import { Program, root } from './support/process.ts'
+import { signal } from './support/signal.ts'
 
 // Every failure of a handoff, caused by a scripted backend; the client must not notice it.
 
 /** Half a broker start: far longer than an honest backend needs, and short for one that never answers. */
 const ACK_DEADLINE = starts(0.05)
+/** That of a service whose broker sleeps over it. */
+const SLEEP = starts(0.1)
 /** No deadline expires except where a test is about that. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m', failureLimit: { failures: 1000 } }
 const PROMPT = { ...PATIENT, ackDeadline: ACK_DEADLINE }
@@ -48,6 +52,7 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
     ...Object.fromEntries(Object.keys(FAULTS).map((name) => [name, PROMPT])),
     prompt: PROMPT,
     relayed: { ...PROMPT, handoff: 'off' },
+    slept: { ...PATIENT, ackDeadline: SLEEP },
     forbidden: { ...PATIENT, handoff: 'off', holdTimeout: '200ms' },
   }
   const broker = await startBroker(t, {
@@ -59,6 +64,8 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
         service: name,
       })),
       services,
+      // It is stopped for a moment, which may take long on a busy machine.
+      workerTimeout: '1h',
     },
   })
   // An honest backend for each service, once told to join.
@@ -93,6 +100,31 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
     },
   )
 
+  // The broker blamed each backend for its own sleep: they were not chosen for a moment, and paused after a few of them.
+  await t.test('an ACK that came while the broker did not run is in time', { timeout: LIMIT }, async (t) => {
+    const peer = await FalseBackend.responsive(t, broker.control, hello('slept'))
+    const client = await ask(t, 'slept')
+    const [offer] = (await peer.offers(1)) as [Offer]
+    const from = performance.now()
+    signal(broker.pid, 'SIGSTOP')
+    const [taken] = peer.take(1)
+    peer.ack(offer)
+    await eventually(() => performance.now() - from > SLEEP + 100, 'the deadline is over')
+    signal(broker.pid, 'SIGCONT')
+    if (taken) answerOn(taken.fd, 'mine')
+    t.equal((await client.answer()).body, 'mine')
+    const { services } = await broker.until(
+      (status) => status.services.some(({ name, outcomes }) => name === 'slept' && outcomes.handed_off === 1),
+      'the ACK is read',
+    )
+    t.equal(await failures('slept', 'BackendAckTimeout'), 0)
+    t.same(peer.wire.all('revoke'), [])
+    const { backends } = services.find(({ name }) => name === 'slept') ?? {}
+    t.match(backends, [{ state: 'ready' }])
+    client.socket.destroy()
+    peer.die()
+  })
+
   await t.test('a relay without an ACK by the deadline moves on, too', { timeout: LIMIT }, async (t) => {
     // An endpoint that reads the header and sends nothing.
     const silent = await startBackend(t, broker, 'http-backend.mjs', { service: 'relayed' })
@@ -100,7 +132,11 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
     const client = await ask(t, 'relayed')
     const relayed = ({ services }: Awaited<ReturnType<typeof broker.status>>) =>
       services.find(({ name }) => name === 'relayed')
-    await broker.until((status) => relayed(status)?.inFlight === 1, 'the relay is offered')
+    // Afterwards it is held: the deadline may be over before the first look.
+    await broker.until((status) => {
+      const { inFlight = 0, held = 0 } = relayed(status) ?? {}
+      return inFlight + held === 1
+    }, 'the relay is offered')
     honest.say('join relayed')
     t.equal((await client.answer()).body, `${honest.pid}`)
     t.equal(await failures('relayed', 'BackendAckTimeout'), 1)

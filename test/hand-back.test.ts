@@ -13,7 +13,8 @@ import { LIMIT } from './support/limits.ts'
 import { onlyWorker, reload } from './support/operator.ts'
 import { PassedClient } from './support/passed-client.ts'
 import { Program, root } from './support/process.ts'
-import { exists } from './support/signal.ts'
+import { PATIENT } from './support/service.ts'
+import { exists, signal } from './support/signal.ts'
 import { visit, visitors } from './support/visit.ts'
 
 // An idle HTTP connection outlives the process that served it: the backend hands it back, and the broker offers it again with its next request.
@@ -33,7 +34,8 @@ void t.test('one broker, and backends that hand idle connections back', { timeou
     config: {
       // Known before it starts, so that commands find it.
       admin: { listen: `127.0.0.1:${await freePort()}` },
-      services: { web: { holdTimeout: '10m' } },
+      // A deadline that expires would be in the records, and in the counts.
+      services: { web: PATIENT },
     },
   })
   const events = await EventStream.open(t, broker)
@@ -82,7 +84,11 @@ void t.test('one broker, and backends that hand idle connections back', { timeou
         t.match({ status, pid: headers['x-pid'] }, { status: 200, pid: String(next.pid) })
         t.notMatch(headers['connection'] ?? '', 'close')
       }
-      const { services } = await broker.status()
+      // The last client may have its answer before the broker has read the ACK.
+      const { services } = await broker.until(
+        (status) => status.services[0]?.outcomes.handed_off === 200,
+        'all are handed off twice',
+      )
       t.match(services[0], {
         handedBack: 100,
         givenBack: 0,
@@ -146,7 +152,7 @@ void t.test(
   'parkAfter: each request of a kept connection is offered like a new client',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t, { config: { services: { web: { parkAfter: '0ms' } } } })
+    const broker = await startBroker(t, { config: { services: { web: { ...PATIENT, parkAfter: '0ms' } } } })
     await startBackend(t, broker)
     await startBackend(t, broker)
     await broker.backends(2)
@@ -212,7 +218,10 @@ void t.test(
     // The new worker has no listener at the address of connections that its predecessor accepted, and took that for a breach of protocol.
     const listener = { name: 'web', protocol: 'http', service: 'web' }
     const broker = await startBroker(t, {
-      config: { listeners: [{ ...listener, listen: `127.0.0.1:${await freePort()}` }] },
+      config: {
+        listeners: [{ ...listener, listen: `127.0.0.1:${await freePort()}` }],
+        workerTimeout: '1h',
+      },
     })
     const backend = await startBackend(t, broker)
     const [client, other] = await visitors(t, broker, 2)
@@ -221,11 +230,14 @@ void t.test(
     config['listeners'] = [{ ...listener, listen: `127.0.0.1:${await freePort()}` }]
     writeFileSync(broker.configFile, JSON.stringify(config))
     t.match(await reload(t, broker), { success: true })
-    await onlyWorker(t, broker)
+    const worker = await onlyWorker(t, broker)
     await broker.backends(1)
+    // Its request is there when the worker gives it back: from then on, a draining backend keeps an idle connection for one second.
+    signal(worker, 'SIGSTOP')
     backend.kill('SIGTERM')
     await backend.message('draining')
     client?.request()
+    signal(worker, 'SIGCONT')
     const answer = await client?.answer()
     t.match(answer?.headers, { 'x-pid': String(backend.pid), connection: 'close' }, 'it goes on where it was')
     other?.socket.destroy()

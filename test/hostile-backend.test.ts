@@ -52,6 +52,8 @@ class World {
   async hostile(t: Test, service: Service, capabilities: string[] = []): Promise<FalseBackend> {
     const frame = hello(service, { secret: SECRET, capabilities })
     const peer = await FalseBackend.register(t, this.broker.control, frame)
+    // The other services are for one that does not answer.
+    peer.wire.answersProbes = SERVICES[service] === PATIENT || service === 'robin'
     this.#peers.push(peer)
     return peer
   }
@@ -419,8 +421,10 @@ void t.test('a backend that breaks the rules', { timeout: starts(200) }, async (
   })
 
   await scene('over maxStuck the oldest is relinquished, and counted', async (t) => {
-    const peer = await world.hostile(t, 'bounded')
     const [oldest, youngest] = (await world.clients(t, 'bounded', 2)) as [Client, Client]
+    await broker.until(({ services }) => services.some((each) => each.held === 2), 'both wait')
+    // Offered together: after the deadline of the first one it would not get the second.
+    const peer = await world.hostile(t, 'bounded')
     const offers = (await peer.offers(2)) as [Offer, Offer]
     const [first, second] = peer.take(2)
     const before = (await world.service('bounded')).outcomes.relinquished

@@ -179,9 +179,12 @@ for (const [index, job] of jobs.entries()) {
   })
 }
 
-/** A killed process may take a moment to exit; what is left after that was forgotten by the test, and is killed here. */
+/**
+ * A killed process may take a moment to exit, and longer if its machine is busy; what is left after that was forgotten by the test, and is killed
+ * here. The time costs something only then.
+ */
 async function whatIsLeft({ [MARK]: mark, TMPDIR: place }) {
-  const patience = performance.now() + start
+  const patience = performance.now() + Math.max(10 * start, 15_000)
   let processes = processesOf(mark)
   while (processes.length > 0 && performance.now() < patience) {
     await new Promise((resolve) => setTimeout(resolve, 10))

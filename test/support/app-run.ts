@@ -5,7 +5,7 @@ import type { Test } from 'tap'
 import { batonCommand } from './broker.ts'
 import { eventually } from './eventually.ts'
 import { Program, temporaryFolder } from './process.ts'
-import { exists, signal, signalGroup } from './signal.ts'
+import { exists, signal, signalGroup, signalIfThere } from './signal.ts'
 
 const PRINTED = /^to replace the app's processes: baton deploy app --config (\S+)$/
 
@@ -44,7 +44,7 @@ export class AppRun {
     })
     // Before the program is killed: the app's processes are in their own sessions.
     t.teardown(() => {
-      for (const pid of this.program.running ? this.processes() : []) signal(pid, 'SIGKILL')
+      for (const pid of this.program.running ? this.processes() : []) signalIfThere(pid, 'SIGKILL')
     })
   }
 

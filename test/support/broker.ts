@@ -68,7 +68,7 @@ export class Broker {
   async #get(path: string): Promise<string> {
     const get = async () => (await fetch(`${this.admin}${path}`)).text()
     return get().catch((error: Error & { cause?: { code?: string } }) => {
-      if (!['UND_ERR_SOCKET', 'ECONNRESET'].includes(error.cause?.code ?? '')) throw error
+      if (!['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE'].includes(error.cause?.code ?? '')) throw error
       return get()
     })
   }

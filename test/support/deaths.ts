@@ -33,10 +33,15 @@ function linkOf(path: string): string {
 }
 
 /** Resolves when the master has a copy of each connection. */
-export async function copied(broker: Broker, port: number, clients: readonly Client[]): Promise<void> {
+export async function copied(
+  broker: Broker,
+  port: number,
+  clients: readonly Client[],
+  what = 'the master has a copy of each',
+): Promise<void> {
   const { pid } = broker.program
   const areCopied = () => clients.every((client) => hasConnection(pid, port, client.port))
-  await eventually(areCopied, 'the master has a copy of each')
+  await eventually(areCopied, what)
 }
 
 /** Kills the serving worker. Resolves when the next one accepts. */

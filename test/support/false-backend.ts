@@ -87,6 +87,16 @@ export class FalseBackend {
     return new FalseBackend(t, connection, lane, answer)
   }
 
+  /**
+   * Like `register`, and it answers the broker's probes: it stays ready, however long the test takes. One that does not is not chosen any more
+   * four seconds later.
+   */
+  static async responsive(t: Test, control: string, frame: HelloFrame): Promise<FalseBackend> {
+    const peer = await FalseBackend.register(t, control, frame)
+    peer.wire.answersProbes = true
+    return peer
+  }
+
   /** Like `register`, sending HELLO one byte at a time. */
   static async trickle(t: Test, control: string, frame: HelloFrame): Promise<FalseBackend> {
     const connection = connectUnix(control)

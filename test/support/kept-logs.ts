@@ -2,7 +2,10 @@ import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import { type Broker, startBroker } from './broker.ts'
+import type { BrokerFacts } from '../../packages/broker/dist/api/master-status.js'
 import { batonHere } from './command.ts'
+import { eventually } from './eventually.ts'
+import { say } from './operator.ts'
 import { root } from './process.ts'
 
 // A broker whose managed backends print, and what `baton logs` shows of it.
@@ -36,12 +39,17 @@ export async function startPrinting(t: Test, keepOutput: unknown): Promise<Broke
   await broker.backends(2)
   await broker.backends(1, 'api')
   await broker.backends(1, 'quiet')
+  // The master hears of them a moment later; until then it does not know the slot of what they print.
+  await eventually(async () => {
+    const { services } = (JSON.parse(await say(t, broker, 'status')) as { broker: BrokerFacts }).broker
+    return services.reduce((sum, { ready }) => sum + ready, 0) === 4
+  }, 'the master knows all four')
   return broker
 }
 
 /** Over a connection of its own, to whichever backend gets it. */
 export async function ask(broker: Broker, path: string, service = 'web'): Promise<string> {
-  return (await fetch(broker.url(path, service))).text()
+  return (await fetch(broker.url(path, service), { headers: { connection: 'close' } })).text()
 }
 
 export function outputFiles(broker: Broker): string[] {

@@ -6,6 +6,7 @@ import type { Test } from 'tap'
 import { batonCommand, Broker, type Status } from './broker.ts'
 import { eventually } from './eventually.ts'
 import { freePort } from './free-port.ts'
+import { SOON } from './limits.ts'
 import { PseudoTerminal } from './pseudo-terminal.ts'
 import { Program, root, temporaryFolder } from './process.ts'
 
@@ -164,7 +165,7 @@ export class RedirectedRun {
   }
 
   async dropped(): Promise<number> {
-    const metrics = await ask({ socketPath: join(this.folder, 'admin.sock'), path: '/metrics' })
+    const metrics = await ask({ socketPath: join(this.folder, 'admin.sock'), path: '/metrics' }, SOON)
     return Number(/^baton_log_lines_dropped_total (\d+)$/m.exec(metrics)?.[1])
   }
 }
@@ -210,18 +211,22 @@ export class SlowReader {
   }
 }
 
-/** The body of one response, on its own connection. */
-function ask(where: string | http.RequestOptions): Promise<string> {
+/**
+ * The body of one response, on its own connection.
+ *
+ * @param timeout ms without a byte, after which it fails: short for a request that is repeated
+ */
+function ask(where: string | http.RequestOptions, timeout = 5000): Promise<string> {
   return new Promise((resolve, reject) => {
     const options =
       typeof where === 'string' ? { ...urlOptions(where), agent: false } : { ...where, agent: false }
-    const request = http.request({ ...options, timeout: 5000 }, (response) => {
+    const request = http.request({ ...options, timeout }, (response) => {
       let body = ''
       response.setEncoding('utf8').on('data', (chunk: string) => (body += chunk))
       response.on('error', reject)
       response.on('end', () => resolve(body))
     })
-    request.on('timeout', () => request.destroy(new Error('no answer in 5 s')))
+    request.on('timeout', () => request.destroy(new Error(`no answer in ${timeout} ms`)))
     request.on('error', reject)
     request.end()
   })

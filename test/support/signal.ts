@@ -10,6 +10,15 @@ export function signal(pid: number | null | undefined, name: NodeJS.Signals): vo
   process.kill(single(pid), name)
 }
 
+/** The same for a process that may have ended meanwhile. */
+export function signalIfThere(pid: number, name: NodeJS.Signals): void {
+  try {
+    signal(pid, name)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
 /** The same for a process group, by the pid of its leader, like Ctrl-C. */
 export function signalGroup(leader: number | null | undefined, name: NodeJS.Signals): void {
   process.kill(-single(leader), name)

@@ -37,6 +37,30 @@ void t.test('a child reports its exit after its last output', { timeout: LIMIT }
   t.equal(child.numbers, undefined)
 })
 
+// Its last output was lost: after a stop of this process, the time for it was over before what lay in the socket had been read.
+void t.test('a stop after the exit of a child loses no output', { timeout: LIMIT }, async (t) => {
+  const [size, count] = [20_000, 3]
+  let length = 0
+  let exited: ProcessExit | undefined
+  const child = Child.start(['dd', 'if=/dev/zero', `bs=${size}`, `count=${count}`, 'status=none'], OPTIONS, {
+    output: (_, chunk) => {
+      length += chunk.length
+      // More than the time for output in one turn of the event loop, so that reading pauses.
+      block(15)
+    },
+    exited: (exit) => (exited = exit),
+  })
+  await eventually(() => !child.running, 'it has exited')
+  block(700)
+  await eventually(() => exited !== undefined, 'its exit is reported')
+  t.equal(length, size * count)
+})
+
+/** Time in which this process handles no event. */
+function block(ms: number): void {
+  for (const end = performance.now() + ms; performance.now() < end;);
+}
+
 void t.test('a command that does not exist is reported as an exit', { timeout: LIMIT }, async (t) => {
   const { child, exit } = run(['./nothing'])
   t.equal(child.pid, undefined)

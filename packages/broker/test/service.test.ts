@@ -278,6 +278,25 @@ class Stage {
   }
 }
 
+// After a sleep of the broker, each backend with an offer counted as one that does not answer, although its ACK lay in the socket.
+void t.test('an ACK that came while the broker did not run is in time', async (t) => {
+  const stage = new Stage(t, 'least-connections')
+  const [backend] = stage.backends(1) as [Backend]
+  const { eligibility } = backend.link
+  stage.arrive(1)
+  backend.take()
+  stage.clock.stall(2000)
+  backend.acknowledge()
+  stage.clock.advance(100)
+  t.match(eligibility, { state: 'ready', tally: { failures: 0 } })
+
+  stage.arrive(1)
+  backend.take()
+  stage.clock.stall(2000)
+  stage.clock.advance(100)
+  t.match(eligibility, { state: 'unresponsive', tally: { failures: 1 } }, 'if none came, it is late')
+})
+
 const offered = (backends: readonly Backend[]) => backends.map((backend) => backend.offered)
 
 void t.test('short connections that come together go to few of many backends, eight to each', async (t) => {

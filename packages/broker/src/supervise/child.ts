@@ -12,10 +12,11 @@ import { errnoOf } from '../config/error.ts'
 import type { OutputStream } from './output.ts'
 import { OutputPipe } from './output-pipe.ts'
 import { factsOf } from './proc.ts'
+import { afterRunning } from './running-time.ts'
 
 /**
- * Time without output after which output counts as complete once the process has exited, in ms. What the process wrote is already in the
- * socket; only a process that it left behind, and that holds the other end, keeps the stream open.
+ * Time without output after which output counts as complete once the process has exited, in ms of this process's running time. What the process
+ * wrote is already in the socket; only a process that it left behind, and that holds the other end, keeps the stream open.
  */
 const OUTPUT_TIMEOUT_MS = 500
 
@@ -118,7 +119,8 @@ export class Child implements RunningProcess {
   #over = false
   /** Stops waiting for the exit. */
   #forget = () => {}
-  #timer: NodeJS.Timeout | undefined
+  /** Ends the wait for more output; undefined before the exit. */
+  #stopReading: (() => void) | undefined
   /** By performance.now(). */
   #outputDeadline = 0
 
@@ -219,7 +221,7 @@ export class Child implements RunningProcess {
 
   close(): void {
     this.#over = true
-    clearTimeout(this.#timer)
+    this.#stopReading?.()
     this.#stopWaiting()
     this.#pipes.stdout.close()
     this.#pipes.stderr.close()
@@ -246,9 +248,9 @@ export class Child implements RunningProcess {
   }
 
   #awaitOutput(exit: ProcessExit): void {
-    if (this.#over || (this.#timer !== undefined && performance.now() > this.#outputDeadline)) return
-    clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => this.#report(exit), OUTPUT_TIMEOUT_MS)
+    if (this.#over || (this.#stopReading !== undefined && performance.now() > this.#outputDeadline)) return
+    this.#stopReading?.()
+    this.#stopReading = afterRunning(OUTPUT_TIMEOUT_MS, () => this.#report(exit))
   }
 
   #settle(): void {

@@ -17,7 +17,7 @@ import {
 } from '../../src/worker/connection/connection.ts'
 import { Metrics } from '../../src/metrics/metrics.ts'
 import type { Carried, Os } from '../../src/worker/os.ts'
-import { BackendLink } from '../../src/worker/backend/backend-link.ts'
+import { BackendLink, READ_MS } from '../../src/worker/backend/backend-link.ts'
 import { Slots } from '../../src/worker/registry/names.ts'
 import type { DialHost, PendingDial } from '../../src/worker/relay/dial.ts'
 import { Service } from '../../src/worker/service/service.ts'
@@ -288,7 +288,8 @@ export class Broker {
   /** By the deadline, everything that a backend has not taken is read back. */
   checkReadBack(): void {
     const { kernel, nextDue = Infinity } = this.process
-    if (nextDue <= kernel.now) return
+    // A broker that did not run reads first.
+    if (nextDue <= kernel.now + READ_MS) return
     for (const { lane, link } of this.links) {
       if (link.stuck > this.#config.maxStuck)
         kernel.violate(`bound: ${link.stuck} are stuck at ${link.identity.ulid}`)

@@ -1,7 +1,7 @@
 import { Child, type ProcessExit } from '../../supervise/child.ts'
 import type { CommandLine } from './installed-program.ts'
 import { strayEnd } from '../workers/thread-stats.ts'
-import { afterStopped } from '../workers/running-time.ts'
+import { afterStopped } from '../workers/stopped-time.ts'
 import { CARRIED_PARTS_LABEL, STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 
 /** Loading the program takes a few tenths of a second, and up to half a minute on a starved machine. */

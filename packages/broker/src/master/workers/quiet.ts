@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError } from '../../errors.ts'
-import { RunningTime } from './running-time.ts'
+import { RunningTime } from '../../supervise/running-time.ts'
 
 /** Timeout for workers to finish their messages, in ms, beyond the time in which a stuck worker is replaced; and how often to check. */
 const QUIET_TIMEOUT_MS = 30_000

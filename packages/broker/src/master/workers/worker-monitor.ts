@@ -1,6 +1,6 @@
 import type { ActiveConfig } from '../active-config.ts'
 import { threadStats, type ThreadStats, wasStarved } from './thread-stats.ts'
-import { RunningTime } from './running-time.ts'
+import { RunningTime } from '../../supervise/running-time.ts'
 import { type Verdict, SilenceTimer } from './silence-timer.ts'
 import type { WorkerProcess } from './worker-process.ts'
 

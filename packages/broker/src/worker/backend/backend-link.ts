@@ -24,6 +24,11 @@ const MAX_UNKNOWN_NACKS = 256
 /** After this many milliseconds without an answer a backend counts as stuck, not busy. Several times a typical batch. */
 const BUSY_TIMEOUT_MS = 50
 
+/** If a timer is this late, this process did not run, or was busy, in ms: what has come meanwhile is read first, */
+const LATE_MS = 5
+/** within this time. */
+export const READ_MS = 10
+
 /** Maximum bytes of state in one OFFER, which is one frame: more than that of one connection, and well below the limit of frames. */
 const MAX_OFFERED_STATE = 512 * 1024
 
@@ -501,12 +506,17 @@ export class BackendLink implements Candidate {
     if (this.#ackTimer !== undefined || due === undefined) return
     this.#ackTimer = this.#os.setTimeout(
       () => {
-        this.#ackTimer = undefined
-        this.#onAckTimer()
-        this.#armAckTimer()
+        if (this.#os.now() - due < LATE_MS) return this.#ackTimerEnds()
+        this.#ackTimer = this.#os.setTimeout(() => this.#ackTimerEnds(), READ_MS)
       },
       Math.max(1, due - this.#os.now()),
     )
+  }
+
+  #ackTimerEnds(): void {
+    this.#ackTimer = undefined
+    this.#onAckTimer()
+    this.#armAckTimer()
   }
 
   /** The ACK deadline of the oldest offer: reads the lane back. Messages still there wait behind a stuck event loop. */

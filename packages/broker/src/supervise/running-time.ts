@@ -1,5 +1,3 @@
-import { isStopped } from './thread-stats.ts'
-
 /**
  * Time in which this process ran, in ms: a stop (SIGSTOP, a frozen cgroup, a machine without a free CPU) counts as one step at most. Input
  * that arrived meanwhile is read before the next step, so a time limit does not end what was in time.
@@ -21,7 +19,8 @@ export class RunningTime {
   }
 }
 
-const STEP_MS = 100
+/** Interval at which it is measured, in ms. */
+export const STEP_MS = 100
 
 /**
  * Calls `over` after `milliseconds` of running time.
@@ -33,24 +32,6 @@ export function afterRunning(milliseconds: number, over: () => void): () => void
   let left = milliseconds
   const timer = setInterval(() => {
     left -= time.step()
-    if (left > 0) return
-    clearInterval(timer)
-    over()
-  }, STEP_MS)
-  return () => clearInterval(timer)
-}
-
-/**
- * Calls `over` when a process has been stopped (SIGSTOP) for `milliseconds` of this process's running time without a break.
- *
- * @returns cancels the call
- */
-export function afterStopped(pid: number, milliseconds: number, over: () => void): () => void {
-  const time = new RunningTime(2 * STEP_MS)
-  let left = milliseconds
-  const timer = setInterval(() => {
-    const elapsed = time.step()
-    left = isStopped(pid) ? left - elapsed : milliseconds
     if (left > 0) return
     clearInterval(timer)
     over()
