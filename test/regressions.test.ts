@@ -288,6 +288,7 @@ void t.test('a broker that other users may register with', { timeout: LIMIT }, a
     // A NACK without a sequence is looked up by its token among all open offers. One frame holds 40,000 of them; with
     // a thousand open offers the broker did nothing else for a minute.
     const peer = await FalseBackend.register(t, control, hello('web'))
+    peer.wire.answersProbes = true
     const offered = await visit(t, broker)
     await peer.offers(1)
     await joins()
@@ -314,6 +315,7 @@ void t.test('a broker that other users may register with', { timeout: LIMIT }, a
   await story('a draining backend is offered nothing', async (t) => {
     const { handed_off } = (await web()).outcomes
     const peer = await FalseBackend.register(t, control, hello('web'))
+    peer.wire.answersProbes = true
     const first = await visit(t, broker)
     peer.ack(...(await peer.offers(1)))
     peer.take(1)
