@@ -22,8 +22,8 @@ const SERVICES = {
   full: { ...PATIENT, maxHeld: 1 },
   raw: HELD_BRIEFLY,
   refused: { ...PATIENT, failureLimit: { failures: 1000 } },
-  // Half a broker start: far longer than an honest backend needs, and short for one that never answers.
-  silent: { ...PATIENT, ackDeadline: starts(0.05), maxStuck: 1 },
+  // Far longer than it takes to connect three clients and to take two of them, and shorter than the three heartbeats that a scripted backend may miss.
+  silent: { ...PATIENT, ackDeadline: Math.min(starts(0.2), 3000), maxStuck: 1 },
 }
 type Service = keyof typeof SERVICES
 
@@ -268,6 +268,7 @@ void t.test(
       async (t) => {
         // It is the only backend when the clients arrive, so each is offered to it first.
         const peer = await FalseBackend.register(t, broker.control, hello('refused'))
+        peer.wire.answersProbes = true
         const clients = []
         for (const _ of NACK_REASONS) clients.push(await connectTo(t, broker, 'refused'))
         const offers = await peer.offers(NACK_REASONS.length)

@@ -4,6 +4,7 @@ import { startBroker, unaccounted } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
 import { LIMIT } from './support/limits.ts'
 import { Program, root } from './support/process.ts'
+import { PATIENT } from './support/service.ts'
 import { SioTalker } from './support/sio-talker.ts'
 import { below } from './support/ws-talker.ts'
 
@@ -17,7 +18,8 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
   const broker = await startBroker(whole, {
     config: {
       listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }],
-      services: { web: { holdTimeout: '10m' } },
+      // An ACK that is late would make a relay, which does not move.
+      services: { web: PATIENT },
     },
   })
   const port = broker.port()

@@ -11,6 +11,7 @@ import { LIMIT } from './support/limits.ts'
 import { WebSocket } from 'ws'
 import { Program, root } from './support/process.ts'
 import { LineClient } from './support/line-client.ts'
+import { PATIENT } from './support/service.ts'
 import { below, WsTalker } from './support/ws-talker.ts'
 
 // A WebSocket outlives the process that served it: its backend hands it back with the app's state, and another backend resumes it.
@@ -39,14 +40,14 @@ function talkOn(talkers: readonly WsTalker[]): () => Promise<void> {
 
 void t.test('one broker, and backends that move WebSockets', { timeout: DEPLOYS * LIMIT }, async (whole) => {
   const listen = '127.0.0.1:0'
-  const holdTimeout = '10m'
   const broker = await startBroker(whole, {
     config: {
       listeners: [
         { name: 'web', listen, protocol: 'http', service: 'web' },
         { name: 'lines', listen, protocol: 'tcp', service: 'lines' },
       ],
-      services: { web: { holdTimeout }, lines: { holdTimeout } },
+      // An ACK that is late would make a relay, which does not move.
+      services: { web: PATIENT, lines: PATIENT },
     },
   })
   const port = broker.port()

@@ -9,11 +9,12 @@ import { holders, inSession } from './support/proc.ts'
 import { root, temporaryFolder } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
 import { onlyWorker, reload } from './support/operator.ts'
+import { PATIENT } from './support/service.ts'
 import { exists, signal } from './support/signal.ts'
 
 async function startWithBackends(t: Test, instances: number): Promise<{ broker: Broker; pids: number[] }> {
   const command = [process.execPath, join(root, 'test/programs/http-backend.mjs')]
-  const broker = await startBroker(t, { config: { services: { web: { command, instances } } } })
+  const broker = await startBroker(t, { config: { services: { web: { ...PATIENT, command, instances } } } })
   const { services } = await broker.backends(instances)
   return { broker, pids: services[0]?.backends.map(({ pid }) => pid) ?? [] }
 }

@@ -267,6 +267,7 @@ void t.test('records of connections, and the requester of each change', { timeou
   await t.test('refused, revoked, and relinquished', async (t) => {
     // It refuses the first offer, and does not read the next one, for the same client.
     const unwilling = await FalseBackend.register(t, broker.control, hello('refusing'))
+    unwilling.wire.answersProbes = true
     const client = await visit(t, broker, 'refusing')
     const [offer] = (await unwilling.offers(1)) as [Offer]
     for (const { fd } of unwilling.take(1)) fd.close()

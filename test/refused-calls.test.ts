@@ -10,6 +10,7 @@ import { LIMIT } from './support/limits.ts'
 import { reload } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { cannotTrace, RefusedCalls } from './support/refused-calls.ts'
+import { PATIENT } from './support/service.ts'
 import { visit } from './support/visit.ts'
 
 // Unexpected errors of system calls, also those that last: no process of the broker ends, hangs or is left alone because of one, and an app does not
@@ -44,7 +45,7 @@ void t.test('a worker that has lost its channel is replaced', options, async (t)
 
 // A security module may refuse what Node asks about a descriptor. The error was none of a connect, and ended the worker with each relay.
 void t.test('a relay whose socket cannot be opened waits, and the worker goes on', options, async (t) => {
-  const broker = await startBroker(t, { config: { services: { web: { handoff: 'off' } } } })
+  const broker = await startBroker(t, { config: { services: { web: { ...PATIENT, handoff: 'off' } } } })
   await startBackend(t, broker)
   await broker.backends(1)
   const calls = await RefusedCalls.begin(t, broker.pid, 'fstat', 'EACCES')
@@ -59,7 +60,7 @@ void t.test('a relay whose socket cannot be opened waits, and the worker goes on
 
 // `poll` was refused while the SDK looked for idle connections, in a timer: the app ended.
 void t.test('an app goes on if its idle connections cannot be looked at', options, async (t) => {
-  const broker = await startBroker(t, { config: { services: { web: { parkAfter: '100ms' } } } })
+  const broker = await startBroker(t, { config: { services: { web: { ...PATIENT, parkAfter: '100ms' } } } })
   const backend = await startBackend(t, broker)
   const client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
   const calls = await RefusedCalls.begin(t, backend.pid, 'poll', 'ENOMEM')

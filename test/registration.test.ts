@@ -502,8 +502,11 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   })
 
   await scene('a process that registers again under its id replaces its registration', async (t) => {
-    const place = (over = {}) =>
-      FalseBackend.register(t, control, hello('place', { secret: SECRET, ...over }))
+    const place = async (over = {}) => {
+      const peer = await FalseBackend.register(t, control, hello('place', { secret: SECRET, ...over }))
+      peer.wire.answersProbes = true
+      return peer
+    }
     const older = await place()
     const { backend, slot } = older.welcome
 

@@ -114,8 +114,10 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
       await new Promise((resolve) => setTimeout(resolve, 20))
     }
     t.same([...pids], [app.pid])
-    const registered = said(broker.program, 'backend registered').filter(({ peerPid }) => peerPid === app.pid)
-    t.equal(registered.length, 1)
+    const registered = () =>
+      said(broker.program, 'backend registered').filter(({ peerPid }) => peerPid === app.pid)
+    await eventually(() => registered().length > 0, 'its registration is in the log')
+    t.equal(registered().length, 1)
     t.equal((await broker.status()).services[0]?.backends.length, 1)
     await app.message('uncaught')
     t.match(said(app, 'uncaught'), [{ message: 'a bug in a connected listener' }], 'the app is notified')

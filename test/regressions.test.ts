@@ -7,9 +7,11 @@ import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { type Broker, type Status, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
+import { EventStream } from './support/event-stream.ts'
 import { eventually } from './support/eventually.ts'
 import { FalseBackend, greet, hello } from './support/false-backend.ts'
 import { LIMIT } from './support/limits.ts'
+import { askAdmin, masterStatus } from './support/operator.ts'
 import { openSockets, residentBytes } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
@@ -81,7 +83,14 @@ async function exhaust(t: Test, broker: Broker): Promise<Crowd> {
   return { strangers, leave }
 }
 
-/** A number once it stays: right after its start a worker still gets descriptors that replace others. */
+/** Descriptors of a worker that has got everything, and has loaded everything: it and its master answer. */
+async function atRest(t: Test, broker: Broker): Promise<number> {
+  await masterStatus(t, broker)
+  await askAdmin(broker, '/api/v1/status')
+  return settled(() => taken(broker.pid))
+}
+
+/** A number once it stays: connections that have just ended are still being closed. */
 async function settled(number: () => number): Promise<number> {
   let [last, times] = [number(), 0]
   await eventually(() => {
@@ -103,7 +112,7 @@ void t.test('a broker with few descriptors', { timeout: LIMIT }, async (whole) =
     config: { drainDeadline: '100ms', services: { web: PATIENT } },
   })
   const { pid } = broker
-  const before = await settled(() => taken(pid))
+  const before = await atRest(whole, broker)
   const asBefore = () =>
     eventually(
       () => taken(pid) === before,
@@ -165,15 +174,18 @@ void t.test('a broker with few descriptors', { timeout: LIMIT }, async (whole) =
 
 /** The broker sends 503 to all held clients, counts each of them, and exits with 0. */
 async function stops(t: Test, broker: Broker, waiting: readonly Client[]): Promise<void> {
+  // It waits a second for clients to close: too short to be asked for its status.
+  const events = await EventStream.open(t, broker)
   broker.program.kill('SIGTERM')
   const answers = await Promise.all(waiting.map((each) => each.answer()))
   t.same(new Set(answers.map(({ status }) => status)), new Set([503]))
-  // A client may take its time to close after its response, and the broker stays until then.
-  const status = await broker.status()
-  t.equal(status.services[0]?.outcomes.rejected, waiting.length, 'all rejected')
-  t.equal(unaccounted(status), 0)
   for (const each of waiting) each.socket.end()
   t.same(await broker.program.exited, { code: 0, signal: null })
+  await events.ended
+  const last = events.events.findLast(({ event }) => event === 'status')
+  const status = last?.data['status'] as Status
+  t.equal(status.services[0]?.outcomes.rejected, waiting.length, 'all rejected')
+  t.equal(unaccounted(status), 0)
 }
 
 /** Runs as a user who may connect to the control socket but not register. */
@@ -276,6 +288,7 @@ void t.test('a broker that other users may register with', { timeout: LIMIT }, a
     // A NACK without a sequence is looked up by its token among all open offers. One frame holds 40,000 of them; with
     // a thousand open offers the broker did nothing else for a minute.
     const peer = await FalseBackend.register(t, control, hello('web'))
+    peer.wire.answersProbes = true
     const offered = await visit(t, broker)
     await peer.offers(1)
     await joins()
@@ -302,6 +315,7 @@ void t.test('a broker that other users may register with', { timeout: LIMIT }, a
   await story('a draining backend is offered nothing', async (t) => {
     const { handed_off } = (await web()).outcomes
     const peer = await FalseBackend.register(t, control, hello('web'))
+    peer.wire.answersProbes = true
     const first = await visit(t, broker)
     peer.ack(...(await peer.offers(1)))
     peer.take(1)

@@ -11,6 +11,7 @@ import { LIMIT } from './support/limits.ts'
 import { configure, masterStatus, reload } from './support/operator.ts'
 import { PacedClients } from './support/paced-clients.ts'
 import { root, temporaryFolder } from './support/process.ts'
+import { PATIENT } from './support/service.ts'
 
 // Processes that grow, or are old, are replaced: the successor first.
 
@@ -18,10 +19,15 @@ const command = [process.execPath, join(root, 'test/programs/leaking-backend.mjs
 const names = ['web', 'early', 'aged', 'timed'] as const
 const services = {
   // Started by a shell that stays: the memory of the app counts.
-  web: { command: ['sh', '-c', '"$0" "$1"; exit', ...command], minHealthy: '1ms', maxMemory: '250MB' },
-  early: { command, minHealthy: '1ms', maxMemory: '100MB', env: { START_MB: '200' } },
-  aged: { command, minHealthy: '1ms', restartEvery: '1h' },
-  timed: { command, minHealthy: '1ms', restartEvery: '0 4 31 12 *' },
+  web: {
+    ...PATIENT,
+    command: ['sh', '-c', '"$0" "$1"; exit', ...command],
+    minHealthy: '1ms',
+    maxMemory: '250MB',
+  },
+  early: { ...PATIENT, command, minHealthy: '1ms', maxMemory: '100MB', env: { START_MB: '200' } },
+  aged: { ...PATIENT, command, minHealthy: '1ms', restartEvery: '1h' },
+  timed: { ...PATIENT, command, minHealthy: '1ms', restartEvery: '0 4 31 12 *' },
 }
 const broker = await startBroker(t, {
   config: {

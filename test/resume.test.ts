@@ -17,7 +17,8 @@ const SCHEMA = 'chat/1'
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
 const SERVICES = {
   web: PATIENT,
-  prompt: { ...PATIENT, ackDeadline: starts(0.05) },
+  // Long enough for a backend of the test to take what it is offered.
+  prompt: { ...PATIENT, ackDeadline: starts(0.2) },
   brief: { ...PATIENT, holdTimeout: starts(0.1) },
   spread: PATIENT,
 }

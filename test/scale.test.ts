@@ -11,6 +11,7 @@ import { LIMIT } from './support/limits.ts'
 import { configure, logs, masterStatus, onlyWorker, openSession, reload, rest } from './support/operator.ts'
 import { PacedClients } from './support/paced-clients.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
+import { PATIENT } from './support/service.ts'
 import { signal } from './support/signal.ts'
 import { typed } from './support/typed.ts'
 
@@ -21,7 +22,13 @@ const failing = join(folder, 'failing')
 const holding = join(folder, 'holding')
 const app = join(root, 'test/programs/http-backend.mjs')
 const script = `[ -e ${failing} ] && { echo no luck; exit 7; }; while [ -e ${holding} ]; do sleep 0.05; done; exec "$0" "$1"`
-const web = { command: ['sh', '-c', script, process.execPath, app], instances: 2, minHealthy: '1ms' }
+// An ACK that is late would make a relay, which does not move.
+const web = {
+  ...PATIENT,
+  command: ['sh', '-c', script, process.execPath, app],
+  instances: 2,
+  minHealthy: '1ms',
+}
 
 let broker = await startBroker(t, {
   config: {

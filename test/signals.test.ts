@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -9,6 +9,8 @@ import { isInspected } from './support/inspector.ts'
 import { LIMIT } from './support/limits.ts'
 import { logs, masterStatus, onlyWorker } from './support/operator.ts'
 import { Program, temporaryFolder } from './support/process.ts'
+import { reached, sabotaged } from './support/sabotage.ts'
+import { PATIENT } from './support/service.ts'
 import { signal, signalGroup } from './support/signal.ts'
 import { servedBy, visit } from './support/visit.ts'
 
@@ -40,10 +42,6 @@ async function delivered(t: Test, broker: Broker): Promise<void> {
   await broker.status()
 }
 
-function childrenOf(pid: number): number[] {
-  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
-}
-
 /** The log lines that make up a status, by `msg`. */
 function statusLines(broker: Broker): Record<string, Record<string, unknown>[]> {
   const found: Record<string, Record<string, unknown>[]> = {}
@@ -55,7 +53,7 @@ function statusLines(broker: Broker): Record<string, Record<string, unknown>[]> 
 }
 
 void t.test('signals affect no client', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, { config: { drainDeadline: '10m' } })
+  const broker = await startBroker(t, { config: { drainDeadline: '10m', services: { web: PATIENT } } })
   const { pid } = broker.program
   const backend = await startBackend(t, broker)
   const waiting = await visit(t, broker, '/wait')
@@ -138,12 +136,17 @@ void t.test(
     const listeners = [{ name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }]
     const admin = { listen: '127.0.0.1:0' }
     writeFileSync(file, JSON.stringify({ runtimeDir: 'run', admin, listeners, services: { web: {} } }))
+    const faults = temporaryFolder(t)
+    // It is there, and its first line waits.
+    writeFileSync(join(faults, 'slow-worker'), '')
     const program = new Program(t, process.execPath, [batonCommand, 'start', '--config', file], {
       group: true,
+      env: sabotaged(faults),
     })
-    await eventually(() => childrenOf(program.pid).length > 0, 'there is a worker')
-    const [worker] = childrenOf(program.pid)
+    const worker = await reached(faults, 'slow-worker')
     signalGroup(program.pid, 'SIGINT')
+    // The master may have begun another one when it comes to its own signal.
+    rmSync(join(faults, 'slow-worker'))
     t.same(await program.exited, { code: 0, signal: null })
     const messages = program.messages()
     t.match(

@@ -246,6 +246,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
     for (const offer of offers) first.nack(offer)
     await broker.until(({ services }) => services[0]?.held === COUNT, 'all wait')
     const second = await FalseBackend.register(t, broker.control, hello('web'))
+    second.wire.answersProbes = true
     const again = await second.offers(COUNT)
     t.equal(again.length, COUNT)
     await first.probe()

@@ -58,7 +58,13 @@ const interrupted = new AbortController()
 // A terminal signals its whole group: broker and clients are in sessions of their own, and end when this process says so.
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => interrupted.abort())
 
-const app = await startDeployed({ services: SERVICES, instances, pushes: Math.ceil(rate / 4) })
+const app = await startDeployed({
+  services: SERVICES,
+  instances,
+  pushes: Math.ceil(rate / 4),
+  // On a machine that is too busy to acknowledge in half a second, a new client would be relayed, and such a connection does not move.
+  service: { ackDeadline: '5m', tokenTtl: '10m' },
+})
 const load = new SpeakingChild(program('bench/outlive/clients.mjs'), {
   args: [
     '--chat-port',

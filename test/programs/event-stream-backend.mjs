@@ -102,6 +102,8 @@ const states = {
   '/state-never': () => undefined,
 }
 const server = await handlers[process.env.FLAVOUR ?? 'http']()
+// Clients make another request after a stream, on the same connection, however slow the machine is.
+server.keepAliveTimeout = 600_000
 const backend = createBackend()
 backend.attach(server)
 migrateEventStreams(server, backend, {

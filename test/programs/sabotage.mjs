@@ -1,7 +1,7 @@
 // Loaded into every process of a broker by NODE_OPTIONS=--import. Files in the folder SABOTAGE select the faults:
-// `check`: code that does not load. `worker`: a worker that dies before its first message. `slow-check`, `slow-master`: a
-// check of the new program, and a master between two programs, that block while the file exists; `gap`: the same for a
-// master before it listens for signals. The process then creates `slow-master-reached` (named after the fault), with its pid. `busy-worker`,
+// `check`: code that does not load. `worker`: a worker that dies before its first message. `slow-check`, `slow-master`, `slow-worker`: a
+// check of the new program, a master between two programs, and a worker before its first line, that block while the file exists; `gap`: the
+// same for a master before it listens for signals. The process then creates `slow-master-reached` (named after the fault), with its pid. `busy-worker`,
 // `blocked-worker`: workers in an endless loop while the file exists, or in a call that never returns.
 // `signalled-worker`, `signalled-check`: a starting process gets the signal named in the file, once.
 // `dying-master`: a master that is killed right before it sends a worker a message of the type named in the file.
@@ -60,6 +60,7 @@ if (process.argv[2] === 'start') {
 }
 if (process.argv[1].endsWith('bundle/worker.js')) {
   signalled('signalled-worker')
+  block('slow-worker')
   if (wanted('worker')) throw new Error('this worker does not start')
   const hang = () => {
     // Not in turns, between which it would be seen running.

@@ -1,4 +1,5 @@
-// One honest process with many backends: `join SERVICE` on stdin registers a backend, `leave SERVICE` closes it.
+// One honest process with many backends: `join SERVICE` on stdin registers a backend, `leave SERVICE` closes it. They keep idle connections for
+// longer than any test takes.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'
@@ -10,6 +11,7 @@ async function obey(line) {
   const [command, service] = line.split(' ')
   if (command === 'join') {
     const server = http.createServer((_request, response) => response.end(String(process.pid)))
+    server.keepAliveTimeout = 600_000
     const backend = createBackend({ service, logger: false })
     backends.set(service, backend)
     await backend.attach(server).ready()

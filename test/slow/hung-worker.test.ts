@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import { startBackend } from '../support/backend.ts'
 import type { Broker } from '../support/broker.ts'
 import { eventually } from '../support/eventually.ts'
-import { LIMIT, starts } from '../support/limits.ts'
+import { LIMIT } from '../support/limits.ts'
 import { logged, logs, masterStatus, onlyWorker, openSession, reload, samples } from '../support/operator.ts'
 import { Program, root } from '../support/process.ts'
 import { Sabotaged } from '../support/sabotage.ts'
@@ -72,14 +72,12 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     // Not a client of the load, whose connections are kept: this one waits in the accept queue.
     const client = await visit(t, broker)
     t.match(await client.answer(), { status: 200 })
-    const waited = performance.now() - begun
-    t.comment(`waited ${Math.round(waited)} ms`)
+    t.comment(`waited ${Math.round(performance.now() - begun)} ms`)
+    await replaced(broker, worker)
     const dead = said(broker, ENDED, worker)
     t.match(dead, { state: 'T (stopped)' })
     t.ok(Number(dead?.['silentMs']) >= TIMEOUT)
-    t.ok(waited < TIMEOUT + starts(1))
     replacedOnce(t, broker, worker, from)
-    await replaced(broker, worker)
     await served(t)
     t.match(await kept.get(), { status: 200 }, 'a connection that a backend has does not notice')
     load.say('stop')
@@ -119,15 +117,18 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
   await t.test('a worker that answers again in time stays, and keeps its clients', async (t) => {
     const worker = await onlyWorker(t, broker)
     const deaths = logged(broker, 'worker died')
+    // The master decides when the successor is ready. Until then, this test has time.
+    scene.begin('slow-worker')
     signal(worker, 'SIGSTOP')
     // In the accept queue. The successor that was ended had emptied it and rejected them.
     const clients = await Promise.all(Array.from({ length: 20 }, () => visit(t, broker)))
     await eventually(() => said(broker, SUSPECTED, worker) !== undefined, 'suspected')
+    await scene.reached('slow-worker')
     const begun = logged(broker, 'worker has finished')
-    await eventually(async () => (await masterStatus(t, broker)).workers.length > 1, 'there is a successor')
     signal(worker, 'SIGCONT')
     for (const client of clients) t.match(await client.answer(), { status: 200 })
     for (const client of clients) client.socket.destroy()
+    scene.end('slow-worker')
     await logs(broker, 'worker has finished', begun + 1)
     await eventually(() => said(broker, 'worker answers again; it stays', worker) !== undefined, 'it stays')
     t.equal(await onlyWorker(t, broker), worker)
@@ -144,13 +145,11 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     const begun = performance.now()
     const client = await visit(t, broker)
     t.match(await client.answer(), { status: 200 })
-    const waited = performance.now() - begun
     client.socket.destroy()
-    t.comment(`waited ${Math.round(waited)} ms`)
-    t.ok(waited < TIMEOUT + starts(1))
+    t.comment(`waited ${Math.round(performance.now() - begun)} ms`)
+    await replaced(broker, worker)
     t.equal(logged(broker, STRAY), stray + 1)
     replacedOnce(t, broker, worker, from)
-    await replaced(broker, worker)
     await served(t)
   })
 

@@ -17,6 +17,7 @@ import {
   reload,
   samples,
 } from '../support/operator.ts'
+import { serverEndsIn } from '../support/proc.ts'
 import type { Program } from '../support/process.ts'
 import { exists, signal } from '../support/signal.ts'
 import { visitors } from '../support/visit.ts'
@@ -99,7 +100,11 @@ void t.test(
     // More than three quarters of what the master may have open.
     const count = 4 * (idle + 60)
     const clients = await visitors(t, broker, count)
-    await eventually(() => masterDescriptors(broker) >= idle + count, 'the master has a copy of each')
+    const copies = () => serverEndsIn(broker.program.pid, broker.port())
+    await eventually(
+      () => copies() === count,
+      () => `the master has a copy of each of ${count}; it has ${copies()}`,
+    )
     execFileSync('prlimit', ['--pid', String(broker.program.pid), `--nofile=${idle + count + 60}:`])
     const worker = await onlyWorker(t, broker)
     signal(worker, 'SIGSTOP')

@@ -9,6 +9,7 @@ import { freePort } from '../support/free-port.ts'
 import { askAdmin, logged, masterStatus, onlyWorker, samples, settledLedger } from '../support/operator.ts'
 import { Program, root } from '../support/process.ts'
 import { Sabotaged } from '../support/sabotage.ts'
+import { PATIENT } from '../support/service.ts'
 import { servedBy, visit } from '../support/visit.ts'
 import { LIMIT, starts } from '../support/limits.ts'
 import { exists, signal } from '../support/signal.ts'
@@ -55,7 +56,8 @@ void t.test(
   'SIGKILL of the worker under load: no client is refused, and handed-off ones do not notice',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t)
+    // An ACK that is late would make a relay, which ends with its worker.
+    const broker = await startBroker(t, { config: { services: { web: PATIENT } } })
     const backend = await startBackend(t, broker)
     const known = (await broker.backends(1)).services[0]?.backends[0]
     let deaths = 0
@@ -150,7 +152,9 @@ void t.test(
   { timeout: LIMIT },
   async (t) => {
     await t.test('at rest', async (t) => {
-      const broker = await startBroker(t, { config: await fixedAddresses() })
+      const broker = await startBroker(t, {
+        config: { ...(await fixedAddresses()), services: { web: PATIENT } },
+      })
       const backend = await startBackend(t, broker)
       const kept = await visit(t, broker)
       t.match(await kept.answer(), { status: 200 })
@@ -162,7 +166,11 @@ void t.test(
     })
     await t.test('with a relay that continues', async (t) => {
       const broker = await startBroker(t, {
-        config: { ...(await fixedAddresses()), drainDeadline: '10m', services: { web: { handoff: 'off' } } },
+        config: {
+          ...(await fixedAddresses()),
+          drainDeadline: '10m',
+          services: { web: { ...PATIENT, handoff: 'off' } },
+        },
       })
       const backend = await startBackend(t, broker)
       const relayed = await visit(t, broker, '/wait')
@@ -178,7 +186,7 @@ void t.test(
     })
     await t.test('and no next one: until it is told to stop', async (t) => {
       const broker = await startBroker(t, {
-        config: { drainDeadline: '1s', services: { web: { handoff: 'off' } } },
+        config: { drainDeadline: '1s', services: { web: { ...PATIENT, handoff: 'off' } } },
       })
       const backend = await startBackend(t, broker)
       const relayed = await visit(t, broker, '/wait')
@@ -205,7 +213,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
   }
   for (const [way, end] of Object.entries(ways)) {
     await t.test(`by ${way}: waiting clients are served first, and no process is left`, async (t) => {
-      const broker = await startBroker(t)
+      const broker = await startBroker(t, { config: { services: { web: PATIENT } } })
       const waiting = await visit(t, broker)
       await broker.until(({ services }) => services[0]?.held === 1, 'a client waits')
       const ended = end(t, broker)

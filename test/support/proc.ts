@@ -43,6 +43,14 @@ export function holdsServerEnd(pid: number, localPort: number, clientPort: numbe
   return descriptorTargets(pid).includes(found.target)
 }
 
+/** The number of IPv4 connections of a listening port whose server's end the process holds. */
+export function serverEndsIn(pid: number, localPort: number): number {
+  const held = new Set(descriptorTargets(pid))
+  return ipv4Sockets().filter(
+    ({ local, remote, target }) => local === localPort && remote !== 0 && held.has(target),
+  ).length
+}
+
 /** Bytes of a client that the server's end of an IPv4 connection has received, and no process has read. */
 export function unreadBytes(localPort: number, clientPort: number): number {
   const lines = readFileSync('/proc/net/tcp', 'utf8').trimEnd().split('\n').slice(1)

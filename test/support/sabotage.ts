@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import { type Broker, startBroker } from './broker.ts'
@@ -10,6 +10,7 @@ type Fault =
   | 'worker'
   | 'slow-check'
   | 'slow-master'
+  | 'slow-worker'
   | 'gap'
   | 'patient-master'
   | 'dying-master'
@@ -17,6 +18,17 @@ type Fault =
   | 'blocked-worker'
   | 'signalled-check'
   | 'signalled-worker'
+
+type SlowFault = 'slow-check' | 'slow-master' | 'slow-worker' | 'gap'
+
+/** Resolves with the pid of a process that has reached the fault. */
+export async function reached(folder: string, what: SlowFault): Promise<number> {
+  const file = join(folder, `${what}-reached`)
+  await eventually(() => existsSync(file) && readFileSync(file, 'utf8') !== '', `${what} is reached`)
+  const pid = Number(readFileSync(file, 'utf8'))
+  rmSync(file)
+  return pid
+}
 
 /** A broker whose reloads can be made to fail: `test/programs/sabotage.mjs`. */
 export class Sabotaged {
@@ -30,12 +42,12 @@ export class Sabotaged {
 
   /** Of the broker, and of another one that is to have the same faults. */
   get env(): NodeJS.ProcessEnv {
-    return environment(this.#folder)
+    return sabotaged(this.#folder)
   }
 
   static async start(t: Test, config: Record<string, unknown> = {}): Promise<Sabotaged> {
     const folder = temporaryFolder(t)
-    return new Sabotaged(await startBroker(t, { config, env: environment(folder) }), folder)
+    return new Sabotaged(await startBroker(t, { config, env: sabotaged(folder) }), folder)
   }
 
   /** @param detail the signal, or the type of a message, if the fault needs one */
@@ -48,10 +60,8 @@ export class Sabotaged {
   }
 
   /** Resolves when a process has reached the fault; only for slow ones. */
-  async reached(what: 'slow-check' | 'slow-master' | 'gap'): Promise<void> {
-    const file = join(this.#folder, `${what}-reached`)
-    await eventually(() => existsSync(file), `${what} is reached`)
-    rmSync(file)
+  async reached(what: SlowFault): Promise<void> {
+    await reached(this.#folder, what)
   }
 
   endAll(): void {
@@ -59,6 +69,7 @@ export class Sabotaged {
   }
 }
 
-function environment(folder: string): NodeJS.ProcessEnv {
+/** For a broker that is started otherwise; files in `folder` select the faults. */
+export function sabotaged(folder: string): NodeJS.ProcessEnv {
   return { SABOTAGE: folder, NODE_OPTIONS: `--import=${join(root, 'test/programs/sabotage.mjs')}` }
 }

@@ -337,6 +337,21 @@ void t.test('streams are limited in number, and refused after the end', async (t
   events.close()
 })
 
+void t.test('the last event of a worker that stops is its last status', async (t) => {
+  let state = 'running'
+  const { clock, events } = feed({ status: () => ({ services: [], state }) })
+  const [one, two] = [new Listener(), new Listener()]
+  for (const listener of [one, two]) events.open(listener)
+  state = 'all have left'
+  events.close(true)
+  for (const { events: all, over } of [one, two]) {
+    t.match(all.at(-1), { event: 'status', data: { status: { state } } })
+    t.equal(over, 'ended')
+  }
+  events.close(true)
+  t.equal(clock.running, 0)
+})
+
 void t.test('the history: a point every 5 s, of what happened in it, for 15 minutes', async (t) => {
   const clock = new HandClock()
   const latency = new LatencyHistogram()

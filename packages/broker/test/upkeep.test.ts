@@ -54,10 +54,15 @@ class Scene {
     }
   }
 
-  static async begin(t: Test, settings: Record<string, unknown> = {}): Promise<Scene> {
+  static async begin(
+    t: Test,
+    settings: Record<string, unknown> = {},
+    firstLook: 'early' | 'late' = 'early',
+  ): Promise<Scene> {
     const scene = new Scene(settings)
     scene.#upkeep = await Upkeep.start(scene.parts)
     t.teardown(() => scene.#upkeep.close())
+    if (firstLook === 'late') return scene
     scene.look()
     for (const process of scene.os.running) scene.says(process, 'ready')
     scene.look()
@@ -153,6 +158,18 @@ void t.test('a process that is above the limit from the start: pauses that doubl
   }
   t.equal(new Set(scene.codes).size, 1)
   t.equal(scene.codes.length, 4)
+})
+
+void t.test('a first look that comes late: what is above the limit then was so from the start', async (t) => {
+  // A busy master looked for the first time when the process had been ready for some seconds, and replaced it in vain.
+  const scene = await Scene.begin(t, {}, 'late')
+  const [process] = scene.os.processes as [VirtualProcess]
+  scene.memory.set(process.pid, 101)
+  scene.says(process, 'ready')
+  scene.os.advance(10_000)
+  scene.look()
+  t.same(scene.codes, ['BATON_ERR_MEMORY_LIMIT'])
+  t.equal(scene.os.processes.length, 1)
 })
 
 void t.test('a successor that fails: the old one stays, and the next attempt is later', async (t) => {

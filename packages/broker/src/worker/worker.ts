@@ -323,7 +323,7 @@ export function createWorker(
     await lingeringClose.idle()
     // A supervised worker still has to send to its master, which may be busy; the poller then ends with the process.
     if (!context) poller.close()
-    events.close()
+    events.close(true)
     history.close()
     await admin.close()
   }

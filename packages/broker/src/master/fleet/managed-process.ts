@@ -37,6 +37,8 @@ export class ManagedProcess {
   readonly #logger: Logger
   readonly #output: ProcessOutput
   readonly #process: RunningProcess
+  /** An earlier program, or another master, has started it. */
+  readonly isRestored: boolean
   readonly #registration: RegistrationWatch
   /** See `ProcessState`. */
   readonly #started: string | null
@@ -54,6 +56,7 @@ export class ManagedProcess {
   ) {
     const { id, instance, generation } = identity
     this.identity = identity
+    this.isRestored = saved !== undefined
     this.#context = context
     this.#notifyExited = exited
     this.#life = saved?.life ?? { kind: 'running' }

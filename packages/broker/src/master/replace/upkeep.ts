@@ -136,8 +136,12 @@ export class Upkeep {
       const why = this.#aboveLimit(kept, number, {
         id: process.id,
         pid: process.pid,
-        // At the first look, it may have been ready for long, under an earlier program or master.
-        readySince: !ready ? undefined : this.#hasLooked ? now : process.identity.startedAt,
+        // At the first look, it may have been ready for long, under an earlier program or master. A look that is late says nothing about its own processes.
+        readySince: !ready
+          ? undefined
+          : this.#hasLooked || !process.isRestored
+            ? now
+            : process.identity.startedAt,
       })
       const setbacks = kept.setbacks.get(number) ?? NO_SETBACKS
       const { startedAt, since } = process.identity

@@ -91,8 +91,9 @@ export class EventFeed {
     this.#send(this.#sinks, this.#event('change', { at: new Date().toISOString(), ...change }))
   }
 
-  /** Ends every stream, for good. */
-  close(): void {
+  /** Ends every stream, for good. @param isLast nothing changes any more: each stream gets the last status before its end */
+  close(isLast = false): void {
+    if (isLast && this.#sinks.size > 0) this.#send(this.#sinks, this.#event('status', this.#status()))
     this.#closed = true
     for (const sink of this.#sinks) sink.end()
     this.#sinks.clear()
