@@ -13,7 +13,7 @@ import type { Counters } from '../workers/counters.ts'
 import type { SessionHandover } from './session-handover.ts'
 import type { Shifts } from '../shift/shifts.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
-import { type ActiveConfig, readSettings } from '../active-config.ts'
+import { type ActiveConfig, readSettings, type Settings } from '../active-config.ts'
 import type { CommandLine, InstalledProgram } from './installed-program.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import { type ReloadRequest, requesterOf } from './reloads.ts'
@@ -47,6 +47,12 @@ export interface ReloadParts {
   readonly tickets: Pick<TicketRotation, 'update'>
   readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly spare: SpareWorker
+}
+
+/** The next configuration, and the active one at the time that it was read. */
+interface Candidate {
+  readonly text: string
+  readonly after: Settings
 }
 
 /** The rest of what crosses exec. */
@@ -153,12 +159,8 @@ export class ReloadPreparation {
     refused(why.split('\n'))
   }
 
-  /**
-   * Text of the next configuration.
-   *
-   * @throws {ConfigError}
-   */
-  async #readNext(): Promise<string> {
+  /** @throws {ConfigError} */
+  async #readNext(): Promise<Candidate> {
     const { settings, config } = this.#parts.activeConfig
     const { file } = settings
     const next = readSettings(file, readConfigTextAtOnce(file))
@@ -168,7 +170,7 @@ export class ReloadPreparation {
         { path: 'runtimeDir', message: 'cannot be changed by a reload; stop and start' },
       ])
     }
-    return next.text
+    return { text: next.text, after: settings }
   }
 
   /**
@@ -198,7 +200,7 @@ export class ReloadPreparation {
   async #executeQuietly(
     program: CommandLine,
     requests: readonly ReloadRequest[],
-    next: string,
+    next: Candidate,
     takes: readonly string[],
   ): Promise<string> {
     const { workerPool, operationLock } = this.#parts
@@ -222,11 +224,14 @@ export class ReloadPreparation {
   #execute(
     { node, args }: CommandLine,
     requests: readonly ReloadRequest[],
-    next: string,
+    next: Candidate,
     takes: readonly string[],
   ): string {
     const { notifier, activeConfig, workerPool, counters, sessionHandover, store, spare } = this.#parts
-    const { file, text } = activeConfig.settings
+    const { settings } = activeConfig
+    const { file, text } = settings
+    // `baton run` has opened another port meanwhile, and has written that down.
+    const candidate = settings === next.after ? next.text : text
     const { waiting, ...carried } = this.#carried()
     const askers = requests.map((request) => this.#carryOver(request))
     const later = waiting.map((request) => this.#carryOver(request))
@@ -241,7 +246,7 @@ export class ReloadPreparation {
         program: this.#program.names,
         file,
         text,
-        candidate: next,
+        candidate,
         sockets: activeConfig.sockets.state,
         pair: sessionHandover.numbers,
         workers: [...workerPool.workers].map((worker) => worker.stateWith(carriesCopies)),
