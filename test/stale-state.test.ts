@@ -11,8 +11,9 @@ import { answerOn, FalseBackend, hello } from './support/false-backend.ts'
 import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
 import { logs, masterStatus, onlyWorker, openSession, parseAnswer, reload, rest } from './support/operator.ts'
-import { root, temporaryFolder } from './support/process.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
 import { startRedirected } from './support/redirected.ts'
+import { cannotTrace } from './support/refused-calls.ts'
 import { exists, signal } from './support/signal.ts'
 
 // Decisions of one process of a broker on what it knows of another one, which may not be so any more.
@@ -172,6 +173,36 @@ void t.test('a log that is reopened while a reload is prepared', { timeout: LIMI
   broker.program.kill('SIGTERM')
   await broker.program.exited
 })
+
+void t.test(
+  'a signal that arrives right before the master replaces its program',
+  { timeout: LIMIT, skip: cannotTrace },
+  async (t) => {
+    // Signals are blocked in the main thread by then, so another thread caught it; what its handler had left for the event loop was lost.
+    const broker = await startBroker(t)
+    const { pid } = broker.program
+    const delay = 'inject=memfd_create:delay_exit=1000000:when=1'
+    const strace = new Program(t, 'strace', [
+      '-f',
+      '-p',
+      String(pid),
+      '-e',
+      'trace=memfd_create',
+      '-e',
+      delay,
+    ])
+    await strace.line((line) => line.includes(`Process ${pid} attached`), 'strace is attached')
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    await strace.line(
+      (line) => line.includes('memfd_create("baton-master-state"'),
+      'what is carried over is written',
+    )
+    signal(pid, 'SIGTERM')
+    t.match(await broker.program.exited, { code: 0, signal: null })
+    t.same(parseAnswer(await rest(session)), { success: false, log: ['the broker is stopping'] })
+  },
+)
 
 const SDK = pathToFileURL(join(root, 'packages/backend-sdk/dist/index.js')).href
 

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import t, { type Test } from 'tap'
 import {
@@ -12,6 +13,7 @@ import {
   setCloseOnExec,
   socketpair,
   type ExecuteOptions,
+  watchCaughtSignals,
 } from '../src/index.ts'
 import {
   closing,
@@ -194,4 +196,23 @@ void t.test('a program that cannot be executed leaves the signal mask as it was'
   t.equal(mask(), before)
   t.same(openDescriptors(), descriptors)
   t.end()
+})
+
+void t.test('a signal that was caught, and has not reached its listener, can stop it', async (t) => {
+  const isCaught = watchCaughtSignals()
+  const turn = async () => {
+    await setImmediate()
+    await setImmediate()
+  }
+  await turn()
+  const execute = () =>
+    executeInPlace({ path: process.execPath, args: [], env: {}, keep: [], isInterrupted: isCaught })
+  t.equal(isCaught?.(), false)
+  const heard = new Promise((resolve) => process.once('SIGUSR2', resolve))
+  process.kill(process.pid, 'SIGUSR2')
+  t.equal(isCaught?.(), true)
+  t.throws(execute, { code: 'EINTR' })
+  t.equal(await heard, 'SIGUSR2')
+  await turn()
+  t.equal(isCaught?.(), false)
 })

@@ -1,6 +1,12 @@
 import { writeCompiledCode } from '../../compile-cache.ts'
 import { setImmediate } from 'node:timers/promises'
-import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
+import {
+  blockSignals,
+  executeInPlace,
+  NativeError,
+  type OwnedFd,
+  watchCaughtSignals,
+} from '@baton/native-sendmsg'
 import { ConfigError } from '../../config/error.ts'
 import { readConfigTextAtOnce } from '../../config/file.ts'
 import { checkSchedules } from '../../config/schedule.ts'
@@ -30,6 +36,12 @@ import { CARRIED_PARTS, STATE_VERSION } from '../../ipc/state-version.ts'
 /** Time for kept output to be written, in ms; the rest crosses exec. And for a step that has begun to end. */
 const OUTPUT_SETTLE_MS = 250
 const OUTPUT_STUCK_MS = 2000
+
+/** A signal was caught whose listener has not run yet: nothing has changed. */
+const INTERRUPTED = Symbol('interrupted')
+
+/** The last attempt is made whatever was caught: signals that never end must not keep a reload from it. */
+const MAX_ATTEMPTS = 20
 
 /** Parts of the master that both halves of a reload use. */
 export interface ReloadParts {
@@ -205,28 +217,36 @@ export class ReloadPreparation {
   ): Promise<string> {
     const { workerPool, operationLock } = this.#parts
     writeCompiledCode()
+    const hasCaught = watchCaughtSignals()
     const restore = blockSignals()
     try {
-      do {
-        await setImmediate()
-        await setImmediate()
-        await workerPool.becomeQuiet()
-      } while (!workerPool.quiet)
-      return operationLock.activity === 'reload'
-        ? this.#execute(program, requests, next, takes)
-        : 'the broker is stopping'
+      for (let attempt = 1; ; attempt++) {
+        do {
+          await setImmediate()
+          await setImmediate()
+          // By now because of a signal. Workers that stop do not become quiet before the end.
+          if (operationLock.activity !== 'reload') return 'the broker is stopping'
+          await workerPool.becomeQuiet()
+        } while (!workerPool.quiet)
+        if (operationLock.activity !== 'reload') return 'the broker is stopping'
+        const isInterrupted = attempt === MAX_ATTEMPTS ? undefined : hasCaught
+        const why = this.#execute(program, requests, next, takes, isInterrupted)
+        // Its listeners run in the next turn.
+        if (why !== INTERRUPTED) return why
+      }
     } finally {
       restore()
     }
   }
 
-  /** Executes the next program. Returns only on failure, with the reason. */
+  /** Executes the next program. Returns only on failure, with the reason, and if `isInterrupted`. */
   #execute(
     { node, args }: CommandLine,
     requests: readonly ReloadRequest[],
     next: Candidate,
     takes: readonly string[],
-  ): string {
+    isInterrupted: (() => boolean) | undefined,
+  ): string | typeof INTERRUPTED {
     const { notifier, activeConfig, workerPool, counters, sessionHandover, store, spare } = this.#parts
     const { settings } = activeConfig
     const { file, text } = settings
@@ -270,12 +290,14 @@ export class ReloadPreparation {
         env: { ...process.env, ...notifier.environment, [STATE_VARIABLE]: String(written.fd) },
         keep: [written.fd, ...descriptorsOf(state), ...fleet.keep],
         keepSignals: true,
+        isInterrupted,
       })
       return 'execve returned'
     } catch (error) {
       // The pair holds duplicates; the sessions still have their own descriptors.
       for (const { kind } of [...askers, ...later])
         if (kind === 'session') sessionHandover.receiveSession().close()
+      if (error instanceof NativeError && error.code === 'EINTR') return INTERRUPTED
       return describeError(error)
     } finally {
       written?.close()
