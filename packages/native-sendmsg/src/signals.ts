@@ -62,17 +62,18 @@ export function unblockSignals(): void {
  * @returns undefined if there is no such pipe
  */
 export function watchCaughtSignals(): (() => boolean) | undefined {
-  const listener = () => {}
-  process.on('SIGCHLD', listener)
+  process.on('SIGCHLD', ignore)
   try {
     const quiet = ownPipes().filter((fd) => !isReadable(fd))
     process.kill(process.pid, 'SIGCHLD')
     const found = quiet.find(isReadable)
     return found === undefined ? undefined : () => isReadable(found)
   } finally {
-    process.off('SIGCHLD', listener)
+    process.off('SIGCHLD', ignore)
   }
 }
+
+function ignore(): void {}
 
 /** Pipes of which this process has both ends. */
 function ownPipes(): number[] {

@@ -26,6 +26,7 @@ import {
   temporaryFolder,
 } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
+import { signal } from '../../../test/support/signal.ts'
 
 /** Each is compared with the one before, so a few are enough; `test/long/repetitions.test.ts` runs 200. */
 const EXECS = Number(process.env['EXECS'] ?? 10)
@@ -209,7 +210,7 @@ void t.test('a signal that was caught, and has not reached its listener, can sto
     executeInPlace({ path: process.execPath, args: [], env: {}, keep: [], isInterrupted: isCaught })
   t.equal(isCaught?.(), false)
   const heard = new Promise((resolve) => process.once('SIGUSR2', resolve))
-  process.kill(process.pid, 'SIGUSR2')
+  signal(process.pid, 'SIGUSR2')
   t.equal(isCaught?.(), true)
   t.throws(execute, { code: 'EINTR' })
   t.equal(await heard, 'SIGUSR2')
