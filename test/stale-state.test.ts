@@ -329,13 +329,25 @@ void t.test('a deploy goes on only with what a worker says', { timeout: LIMIT },
 void t.test('an unhealthy backend that registers again is checked first', { timeout: LIMIT }, async (t) => {
   const healthCheck = { path: '/healthz', interval: 50, timeout: '10m' }
   const broker = await startBroker(t, {
-    config: { services: { web: { healthCheck, holdTimeout: '10m' }, other: {} } },
+    config: {
+      services: { web: { healthCheck, holdTimeout: '10m', ackDeadline: '10m', tokenTtl: '20m' }, other: {} },
+    },
   })
   const register = (frame = {}) => FalseBackend.register(t, broker.control, hello('web', frame))
   const state = (wanted: string) =>
     broker.until(({ services }) => services[0]?.backends.at(-1)?.state === wanted, `it is ${wanted}`)
   let peer = await register()
   const { backend } = peer.welcome
+  const answered = new Set<object>()
+  let isAnswering = true
+  const beats = setInterval(() => {
+    for (const frame of isAnswering ? peer.wire.all('heartbeat') : []) {
+      if (frame.reply || answered.has(frame)) continue
+      answered.add(frame)
+      peer.wire.write({ type: 'heartbeat', id: frame.id, reply: true })
+    }
+  }, 50)
+  t.teardown(() => clearInterval(beats))
   const fail = async (count: number) => {
     for (let failed = 1; failed <= count; failed++) {
       const offer = (await peer.offers(failed)).at(-1)
@@ -367,7 +379,7 @@ void t.test('an unhealthy backend that registers again is checked first', { time
 
   await fail(3)
   await state('unhealthy')
-  await peer.wire.frame('revoke')
+  isAnswering = false
   await state('unresponsive')
   // The master gets a list of all.
   await FalseBackend.register(t, broker.control, hello('other'))

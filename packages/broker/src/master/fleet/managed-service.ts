@@ -44,7 +44,7 @@ export class ManagedService {
   readonly #successors = new Map<number, ManagedProcess>()
   readonly #leaving = new Set<ManagedProcess>()
   #reports: readonly BackendReport[] = []
-  /** What the serving worker listed when it died. These backends register with the next one, until this time of the fleet's clock. */
+  /** Backends that the serving worker listed when it died: they register with the next one, until this time of the fleet's clock. */
   #returning: { readonly reports: readonly BackendReport[]; readonly until: number } = NONE_RETURN
   #stable: Generation
   #latest: number
