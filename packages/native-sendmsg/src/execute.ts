@@ -2,6 +2,7 @@ import { isMainThread } from 'node:worker_threads'
 import { Arena } from './arena.ts'
 import { refuseNul } from './c-string.ts'
 import { isCloseOnExec, setCloseOnExec, type BorrowedFd } from './descriptors.ts'
+import { EINTR } from './errno.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
 import { poll, POLLNVAL } from './inspect.ts'
 import { lastErrno, libc } from './libc.ts'
@@ -25,6 +26,8 @@ export interface ExecuteOptions {
    * Node starts. Has no effect where that is impossible (see `preloadKeeper`). The new program must call `forgetKeeper`.
    */
   keepSignals?: boolean
+  /** Asked last; if it returns true, this throws NativeError EINTR. See `watchCaughtSignals`. */
+  isInterrupted?: (() => boolean) | undefined
 }
 
 /**
@@ -40,6 +43,7 @@ export interface ExecuteOptions {
  * - No Worker may start a process during the call: the descriptors in `keep` are briefly not CLOEXEC.
  * - The new program receives `keep` without FD_CLOEXEC, and must set it before it starts a process. Any other
  *   descriptor without FD_CLOEXEC is inherited too; those of this package and of Node all have it.
+ * - A signal that was caught before, and whose listeners have not run, is lost: see `isInterrupted`.
  * - A signal with a listener has its default action from execve until the new program adds a listener; one
  *   that arrives in between ends the process, unless `keepSignals` is set. Ignored signals stay ignored (signal(7)),
  *   but Node resets them, and the signal mask, when it starts.
@@ -58,6 +62,7 @@ export function executeInPlace(options: ExecuteOptions): never {
     const standard = STANDARD.filter((fd) => poll(fd, 0) !== POLLNVAL)
     const kept = keeper === undefined ? keep : [...keep, keeper.file.fd]
     errno = inheriting(new Set([...standard, ...kept]), () => {
+      if (options.isInterrupted?.() === true) return EINTR
       libc.execve(...image)
       return lastErrno()
     })

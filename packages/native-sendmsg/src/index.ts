@@ -57,7 +57,7 @@ export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './r
 export { descriptorsCanBeRefused, refuseDescriptors } from './refuse-descriptors.ts'
 export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'
 export { forgetKeeper } from './signal-keeper.ts'
-export { blockSignals, ignoreSignal, unblockSignals } from './signals.ts'
+export { blockSignals, ignoreSignal, unblockSignals, watchCaughtSignals } from './signals.ts'
 export { SendBatch, type BatchItem, type SendBatchResult } from './send-batch.ts'
 export { PACKED_ADDRESS, packAddress, type SocketAddress, unpackAddress } from './socket-address.ts'
 export { CONNECTION_ENTRY, type ConnectionVisitor, SocketDiagnostics } from './socket-diagnostics.ts'

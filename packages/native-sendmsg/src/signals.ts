@@ -1,5 +1,7 @@
+import { readdirSync, readlinkSync } from 'node:fs'
 import { constants } from 'node:os'
 import { lazyArena } from './arena.ts'
+import { poll, POLLIN } from './inspect.ts'
 import { libc } from './libc.ts'
 
 const SIG_BLOCK = 0
@@ -50,6 +52,47 @@ export function blockSignals(): () => void {
  */
 export function unblockSignals(): void {
   setMask(0n)
+}
+
+/**
+ * For `executeInPlace`: whether a signal was caught whose listeners have not run. Another thread catches what this one blocks: V8's and libuv's threads
+ * block hardly any. Its handler, libuv's, writes to a pipe that the event loop reads, and execve would lose that. The pipe is the one that gets
+ * readable when this process sends itself SIGCHLD, which listeners have to expect at any time. Call it two turns of the event loop before.
+ *
+ * @returns undefined if there is no such pipe
+ */
+export function watchCaughtSignals(): (() => boolean) | undefined {
+  process.on('SIGCHLD', ignore)
+  try {
+    const quiet = ownPipes().filter((fd) => !isReadable(fd))
+    process.kill(process.pid, 'SIGCHLD')
+    const found = quiet.find(isReadable)
+    return found === undefined ? undefined : () => isReadable(found)
+  } finally {
+    process.off('SIGCHLD', ignore)
+  }
+}
+
+function ignore(): void {}
+
+/** Pipes of which this process has both ends. */
+function ownPipes(): number[] {
+  const ends = readdirSync('/proc/self/fd').flatMap((name) => {
+    try {
+      const target = readlinkSync(`/proc/self/fd/${name}`)
+      return target.startsWith('pipe:') ? [{ fd: Number(name), target }] : []
+    } catch {
+      // That of the folder itself.
+      return []
+    }
+  })
+  return ends
+    .filter(({ target }) => ends.filter((other) => other.target === target).length > 1)
+    .map(({ fd }) => fd)
+}
+
+function isReadable(fd: number): boolean {
+  return (poll(fd, POLLIN) & POLLIN) !== 0
 }
 
 /**

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import t, { type Test } from 'tap'
 import {
@@ -12,6 +13,7 @@ import {
   setCloseOnExec,
   socketpair,
   type ExecuteOptions,
+  watchCaughtSignals,
 } from '../src/index.ts'
 import {
   closing,
@@ -24,6 +26,7 @@ import {
   temporaryFolder,
 } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
+import { signal } from '../../../test/support/signal.ts'
 
 /** Each is compared with the one before, so a few are enough; `test/long/repetitions.test.ts` runs 200. */
 const EXECS = Number(process.env['EXECS'] ?? 10)
@@ -194,4 +197,25 @@ void t.test('a program that cannot be executed leaves the signal mask as it was'
   t.equal(mask(), before)
   t.same(openDescriptors(), descriptors)
   t.end()
+})
+
+void t.test('a signal that was caught, and has not reached its listener, can stop it', async (t) => {
+  const isCaught = watchCaughtSignals()
+  const turn = async () => {
+    await setImmediate()
+    await setImmediate()
+  }
+  await turn()
+  const execute = () =>
+    executeInPlace({ path: process.execPath, args: [], env: {}, keep: [], isInterrupted: isCaught })
+  t.equal(isCaught?.(), false)
+  let heard = false
+  process.once('SIGUSR2', () => (heard = true))
+  signal(process.pid, 'SIGUSR2')
+  t.equal(isCaught?.(), true)
+  t.throws(execute, { code: 'EINTR' })
+  t.notOk(heard)
+  await turn()
+  t.ok(heard)
+  t.equal(isCaught?.(), false)
 })

@@ -23,6 +23,8 @@ export interface BackendReport {
   readonly slot: string
   readonly pid: number
   readonly state: BackendState
+  /** Whether its health checks succeed, or there are none: its state may be another one meanwhile. Absent from workers of an older version. */
+  readonly healthy?: boolean
   readonly version: string | null
   /** Counts since it registered with this worker: connections and failures; health checks, and how many of them failed. Absent as below. */
   readonly tally?: {

@@ -234,7 +234,7 @@ export class Master {
     const host = {
       message: (worker: WorkerProcess, message: FromWorker) => this.#received(worker, message),
       awake: () => this.#files.awake(),
-      ended: () => this.#fleet.lost(this.#backends()),
+      ended: (served: boolean) => this.#fleet.lost(this.#backends(), served),
       startWorker: (failures: number) => spare.take() ?? startWorker(failures),
       // A reload that is already running starts a worker of the installed program anyway.
       programGone: () => void (this.#operationLock.activity === 'reload' || this.reload()),

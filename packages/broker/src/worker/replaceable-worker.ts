@@ -122,7 +122,7 @@ export interface ReplaceableWorker extends Worker {
   inheritState(service: string, block: ResumeState['block'], giver: string): ResumeState
   /** The same for connections that were parked there. */
   inheritParked(service: string, connections: readonly ParkedClient[]): void
-  /** Adds a listener, and its service if that is new. Owns `fd`. */
+  /** Adds a listener, and its service if that is new. It accepts at once if the others do. Owns `fd`. */
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
   /** A socket's file was recreated; also accepts on the new socket `fd`. Owns `fd`. */
   replaceSocket(role: SocketRole, name: string | undefined, fd: OwnedFd): void

@@ -129,9 +129,19 @@ export function backendReports(services: Iterable<Service>): BackendReport[] {
   return [...services].flatMap((service) =>
     [...service.links].map((link) => {
       const { ulid: id, slot, pid, uid, started = null, owner = null, version } = link.identity
-      const { state } = link.eligibility
+      const { state, health } = link.eligibility
       const tally = { ...link.eligibility.tally }
-      return { service: service.name, id, slot, pid, uid, started, owner, state, version, tally }
+      const process = { pid, uid, started, owner }
+      return {
+        service: service.name,
+        id,
+        slot,
+        ...process,
+        state,
+        healthy: health === 'healthy',
+        version,
+        tally,
+      }
     }),
   )
 }

@@ -509,7 +509,8 @@ export function createWorker(
         addService(service)
       }
       metrics.addListener(listener.name)
-      listeners.add(listener, fd).start(poller)
+      const added = listeners.add(listener, fd)
+      if (accepts) added.start(poller)
     },
     replaceSocket(role, name, fd) {
       const listener = listeners.named(name)

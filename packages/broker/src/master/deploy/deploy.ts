@@ -9,7 +9,7 @@ import type { ProcessExit } from '../../supervise/child.ts'
 import { reportedState, type BackendReport } from '../fleet/backend-report.ts'
 import { Canary } from './canary.ts'
 import type { CanaryRequest, DeployProgress, DeployResult } from './messages.ts'
-import { describeExit, observe, settledAt, START_TIMEOUT_MS, type Trial, whyLate } from './trial.ts'
+import { describeExit, newTrial, observe, settledAt, START_TIMEOUT_MS, type Trial, whyLate } from './trial.ts'
 
 export interface DeployPlan {
   readonly fleet: Fleet
@@ -175,8 +175,7 @@ export class Deploy {
     const { service, versions } = this.#plan
     for (const instance of step) {
       const { id, pid } = service.startSuccessor(instance, versions[this.#version])
-      const startedAt = this.#clock.now()
-      trials.set(instance, { id, startedAt, state: undefined, readySince: undefined })
+      trials.set(instance, newTrial(id, this.#clock.now()))
       this.#report(
         'started',
         instance,
@@ -193,10 +192,10 @@ export class Deploy {
     const { minHealthy } = this.#plan
     const now = this.#clock.now()
     const trials = [...this.#phase.trials]
-    const settled = Math.max(...trials.map(([, trial]) => settledAt(trial, minHealthy)))
+    const settled = Math.max(...trials.map(([, trial]) => settledAt(trial, minHealthy, now)))
     if (settled <= now) return this.#canary === undefined ? this.#takeOver() : this.#beginCanary(this.#canary)
     for (const [instance, trial] of trials) {
-      if (settledAt(trial, minHealthy) > now && trial.startedAt + this.#limit <= now) {
+      if (settledAt(trial, minHealthy, now) > now && trial.startedAt + this.#limit <= now) {
         return this.#fail(instance, whyLate(trial, this.#limit))
       }
     }

@@ -4,25 +4,36 @@ import type { ProcessExit } from '../../supervise/child.ts'
 /** How long a new process may take to become ready, in ms. `minHealthy` is added. */
 export const START_TIMEOUT_MS = 60_000
 
+/** How old the last report may be, in ms. Workers report once a second; one that has not for this long is stuck, or there is none. */
+const MAX_REPORT_AGE_MS = 3000
+
 /** A new process that has to show that it works. Times are CLOCK_MONOTONIC in ms. */
 export interface Trial {
   readonly id: string
   readonly startedAt: number
   /** Last reported state; undefined while the backend is not registered. */
   readonly state: string | undefined
+  /** Time of that report. */
+  readonly seenAt: number
   /** Start of the current uninterrupted ready period. */
   readonly readySince: number | undefined
+}
+
+/** Of a process that was started now. */
+export function newTrial(id: string, now: number): Trial {
+  return { id, startedAt: now, state: undefined, seenAt: now, readySince: undefined }
 }
 
 /** Applies a report to a trial. Pure. Any state other than ready restarts the ready period. */
 export function observe(trial: Trial, state: string | undefined, now: number): Trial {
   const readySince = state === 'ready' ? (trial.readySince ?? now) : undefined
-  return { ...trial, state, readySince }
+  return { ...trial, state, seenAt: now, readySince }
 }
 
-/** When the process has shown that it works, if it stays ready until then. */
-export function settledAt({ readySince }: Trial, minHealthy: number): number {
-  return readySince === undefined ? Number.POSITIVE_INFINITY : readySince + minHealthy
+/** When the process has shown that it works, if it stays ready until then. Infinity while that is not known, until the next report. */
+export function settledAt({ readySince, seenAt }: Trial, minHealthy: number, now: number): number {
+  const isUnknown = readySince === undefined || now - seenAt > MAX_REPORT_AGE_MS
+  return isUnknown ? Number.POSITIVE_INFINITY : readySince + minHealthy
 }
 
 /** Why a trial timed out. */

@@ -115,9 +115,12 @@ export class Fleet {
    * they get their full deadline.
    *
    * @param reports what the other workers list
+   * @param served it was the serving one, and has died: its backends register with the next one. Until then nothing is known about them, so nothing that
+   *   depends on their states goes on
    */
-  lost(reports: readonly BackendReport[]): void {
-    for (const service of this.#services.values()) service.lost(reports)
+  lost(reports: readonly BackendReport[], served = false): void {
+    for (const service of this.#services.values()) service.lost(reports, served)
+    if (served) for (const observer of this.#observers.values()) observer.reported(reports)
   }
 
   get reports(): readonly BackendReport[] {

@@ -24,6 +24,11 @@ export interface Rescaled {
   readonly stopped: readonly number[]
 }
 
+const NONE_RETURN = { reports: [], until: Number.NEGATIVE_INFINITY }
+
+/** How long the backends of a worker that has died may take to register with the next one, in ms from its first report. */
+const RETURN_TIMEOUT_MS = 2000
+
 /** Called when a process has exited and the service has handled it. `current`: it was an instance's, and had not been retired. */
 export type ServiceExited = (process: ManagedProcess, exit: ProcessExit, current: boolean) => void
 
@@ -39,6 +44,8 @@ export class ManagedService {
   readonly #successors = new Map<number, ManagedProcess>()
   readonly #leaving = new Set<ManagedProcess>()
   #reports: readonly BackendReport[] = []
+  /** Backends that the serving worker listed when it died: they register with the next one, until this time of the fleet's clock. */
+  #returning: { readonly reports: readonly BackendReport[]; readonly until: number } = NONE_RETURN
   #stable: Generation
   #latest: number
   /** In ms. */
@@ -176,6 +183,8 @@ export class ManagedService {
   /** Ends every process, with at most this many ms for each phase. */
   stop(atMost: number): void {
     const deadline = Math.min(atMost, this.#drainDeadline)
+    // No worker follows.
+    this.#returning = NONE_RETURN
     for (const number of this.numbers) this.#stopInstance(number, deadline)
     for (const process of this.#successors.values()) this.#retire(process, deadline)
     this.#successors.clear()
@@ -231,6 +240,8 @@ export class ManagedService {
   /** Replaces what the workers list. */
   reported(reports: readonly BackendReport[]): void {
     this.#reports = reports
+    if (this.#returning.until === Number.POSITIVE_INFINITY)
+      this.#returning = { ...this.#returning, until: this.#context.os.now() + RETURN_TIMEOUT_MS }
     for (const process of this.#leaving) {
       if (this.#isListed(process)) process.listed()
       else process.drained()
@@ -248,9 +259,15 @@ export class ManagedService {
    * A worker is gone that may have been draining some of the processes.
    *
    * @param reports what the other workers list
+   * @param served see `Fleet.lost`
    */
-  lost(reports: readonly BackendReport[]): void {
+  lost(reports: readonly BackendReport[], served: boolean): void {
     for (const process of this.#leaving) if (!isListed(reports, process.id)) process.lost()
+    if (!served) return
+    // Those that a worker before it listed may not have registered with this one yet.
+    const before = this.#context.os.now() < this.#returning.until ? this.#returning.reports : []
+    this.#returning = { reports: [...this.#reports, ...before], until: Number.POSITIVE_INFINITY }
+    this.#reports = reports
   }
 
   /** @param until when successors on trial are to be ended: the deploy that tries them does not go on. Default: they are not part of it */
@@ -302,7 +319,16 @@ export class ManagedService {
 
   #retire(process: ManagedProcess, deadline: number): void {
     this.#leaving.add(process)
-    process.retire(deadline, this.#isListed(process))
+    const listed = this.#isListed(process)
+    // The next worker drains it: it may have connections.
+    const returns = !listed && this.#isReturning(process)
+    process.retire(deadline, listed || returns)
+    if (returns) process.lost()
+  }
+
+  #isReturning({ id }: ManagedProcess): boolean {
+    const { reports, until } = this.#returning
+    return this.#context.os.now() < until && isListed(reports, id)
   }
 
   readonly #exited: Exited = (process, exit) => {

@@ -1,6 +1,12 @@
 import { writeCompiledCode } from '../../compile-cache.ts'
 import { setImmediate } from 'node:timers/promises'
-import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
+import {
+  blockSignals,
+  executeInPlace,
+  NativeError,
+  type OwnedFd,
+  watchCaughtSignals,
+} from '@baton/native-sendmsg'
 import { ConfigError } from '../../config/error.ts'
 import { readConfigTextAtOnce } from '../../config/file.ts'
 import { checkSchedules } from '../../config/schedule.ts'
@@ -13,7 +19,7 @@ import type { Counters } from '../workers/counters.ts'
 import type { SessionHandover } from './session-handover.ts'
 import type { Shifts } from '../shift/shifts.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
-import { type ActiveConfig, readSettings } from '../active-config.ts'
+import { type ActiveConfig, readSettings, type Settings } from '../active-config.ts'
 import type { CommandLine, InstalledProgram } from './installed-program.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import { type ReloadRequest, requesterOf } from './reloads.ts'
@@ -31,6 +37,12 @@ import { CARRIED_PARTS, STATE_VERSION } from '../../ipc/state-version.ts'
 const OUTPUT_SETTLE_MS = 250
 const OUTPUT_STUCK_MS = 2000
 
+/** A signal was caught whose listener has not run yet: nothing has changed. */
+const INTERRUPTED = Symbol('interrupted')
+
+/** The last attempt is made whatever was caught: signals that never end must not keep a reload from it. */
+const MAX_ATTEMPTS = 20
+
 /** Parts of the master that both halves of a reload use. */
 export interface ReloadParts {
   readonly log: StartLog
@@ -47,6 +59,12 @@ export interface ReloadParts {
   readonly tickets: Pick<TicketRotation, 'update'>
   readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly spare: SpareWorker
+}
+
+/** The next configuration, and the active one at the time that it was read. */
+interface Candidate {
+  readonly text: string
+  readonly after: Settings
 }
 
 /** The rest of what crosses exec. */
@@ -153,12 +171,8 @@ export class ReloadPreparation {
     refused(why.split('\n'))
   }
 
-  /**
-   * Text of the next configuration.
-   *
-   * @throws {ConfigError}
-   */
-  async #readNext(): Promise<string> {
+  /** @throws {ConfigError} */
+  async #readNext(): Promise<Candidate> {
     const { settings, config } = this.#parts.activeConfig
     const { file } = settings
     const next = readSettings(file, readConfigTextAtOnce(file))
@@ -168,7 +182,7 @@ export class ReloadPreparation {
         { path: 'runtimeDir', message: 'cannot be changed by a reload; stop and start' },
       ])
     }
-    return next.text
+    return { text: next.text, after: settings }
   }
 
   /**
@@ -198,35 +212,46 @@ export class ReloadPreparation {
   async #executeQuietly(
     program: CommandLine,
     requests: readonly ReloadRequest[],
-    next: string,
+    next: Candidate,
     takes: readonly string[],
   ): Promise<string> {
     const { workerPool, operationLock } = this.#parts
     writeCompiledCode()
+    const hasCaught = watchCaughtSignals()
     const restore = blockSignals()
     try {
-      do {
-        await setImmediate()
-        await setImmediate()
-        await workerPool.becomeQuiet()
-      } while (!workerPool.quiet)
-      return operationLock.activity === 'reload'
-        ? this.#execute(program, requests, next, takes)
-        : 'the broker is stopping'
+      for (let attempt = 1; ; attempt++) {
+        do {
+          await setImmediate()
+          await setImmediate()
+          // By now because of a signal. Workers that stop do not become quiet before the end.
+          if (operationLock.activity !== 'reload') return 'the broker is stopping'
+          await workerPool.becomeQuiet()
+        } while (!workerPool.quiet)
+        if (operationLock.activity !== 'reload') return 'the broker is stopping'
+        const isInterrupted = attempt === MAX_ATTEMPTS ? undefined : hasCaught
+        const why = this.#execute(program, requests, next, takes, isInterrupted)
+        // Its listeners run in the next turn.
+        if (why !== INTERRUPTED) return why
+      }
     } finally {
       restore()
     }
   }
 
-  /** Executes the next program. Returns only on failure, with the reason. */
+  /** Executes the next program. Returns only on failure, with the reason, and if `isInterrupted`. */
   #execute(
     { node, args }: CommandLine,
     requests: readonly ReloadRequest[],
-    next: string,
+    next: Candidate,
     takes: readonly string[],
-  ): string {
+    isInterrupted: (() => boolean) | undefined,
+  ): string | typeof INTERRUPTED {
     const { notifier, activeConfig, workerPool, counters, sessionHandover, store, spare } = this.#parts
-    const { file, text } = activeConfig.settings
+    const { settings } = activeConfig
+    const { file, text } = settings
+    // `baton run` has opened another port meanwhile, and has written that down.
+    const candidate = settings === next.after ? next.text : text
     const { waiting, ...carried } = this.#carried()
     const askers = requests.map((request) => this.#carryOver(request))
     const later = waiting.map((request) => this.#carryOver(request))
@@ -241,7 +266,7 @@ export class ReloadPreparation {
         program: this.#program.names,
         file,
         text,
-        candidate: next,
+        candidate,
         sockets: activeConfig.sockets.state,
         pair: sessionHandover.numbers,
         workers: [...workerPool.workers].map((worker) => worker.stateWith(carriesCopies)),
@@ -265,12 +290,14 @@ export class ReloadPreparation {
         env: { ...process.env, ...notifier.environment, [STATE_VARIABLE]: String(written.fd) },
         keep: [written.fd, ...descriptorsOf(state), ...fleet.keep],
         keepSignals: true,
+        isInterrupted,
       })
       return 'execve returned'
     } catch (error) {
       // The pair holds duplicates; the sessions still have their own descriptors.
       for (const { kind } of [...askers, ...later])
         if (kind === 'session') sessionHandover.receiveSession().close()
+      if (error instanceof NativeError && error.code === 'EINTR') return INTERRUPTED
       return describeError(error)
     } finally {
       written?.close()

@@ -1,5 +1,13 @@
 import type { Timer } from '@baton/backend-sdk/protocol'
-import { describeExit, observe, settledAt, START_TIMEOUT_MS, type Trial, whyLate } from '../deploy/trial.ts'
+import {
+  describeExit,
+  newTrial,
+  observe,
+  settledAt,
+  START_TIMEOUT_MS,
+  type Trial,
+  whyLate,
+} from '../deploy/trial.ts'
 import { type BackendReport, reportedState } from '../fleet/backend-report.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { ManagedService } from '../fleet/managed-service.ts'
@@ -53,7 +61,7 @@ export class Replacement {
     const generation = service.instance(number)?.generation ?? service.stable
     const { id, pid } = service.startSuccessor(number, generation)
     this.#pid = pid
-    this.#trial = { id, startedAt: clock.now(), state: undefined, readySince: undefined }
+    this.#trial = newTrial(id, clock.now())
     this.#review()
   }
 
@@ -75,7 +83,7 @@ export class Replacement {
     this.#clock.clear(this.#timer)
     const now = this.#clock.now()
     const limit = START_TIMEOUT_MS + this.#minHealthy
-    const settled = settledAt(this.#trial, this.#minHealthy)
+    const settled = settledAt(this.#trial, this.#minHealthy, now)
     const late = this.#trial.startedAt + limit
     if (settled <= now) {
       this.#service.promote(this.#number)

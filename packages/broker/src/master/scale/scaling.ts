@@ -1,5 +1,13 @@
 import type { Timer } from '@baton/backend-sdk/protocol'
-import { describeExit, observe, settledAt, START_TIMEOUT_MS, type Trial, whyLate } from '../deploy/trial.ts'
+import {
+  describeExit,
+  newTrial,
+  observe,
+  settledAt,
+  START_TIMEOUT_MS,
+  type Trial,
+  whyLate,
+} from '../deploy/trial.ts'
 import { type BackendReport, reportedState } from '../fleet/backend-report.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { ManagedProcess } from '../fleet/managed-process.ts'
@@ -86,8 +94,7 @@ export class Scaling {
 
   #begin(number: number): void {
     const process = this.#service.instance(number)?.process
-    const startedAt = this.#clock.now()
-    this.#trials.set(number, { id: process?.id ?? '', startedAt, state: undefined, readySince: undefined })
+    this.#trials.set(number, newTrial(process?.id ?? '', this.#clock.now()))
     this.#progress(`started ${this.#name(number)}: pid ${process?.pid ?? 'none'}, backend ${process?.id}`)
   }
 
@@ -118,12 +125,14 @@ export class Scaling {
     const { minHealthy } = this.#settings
     const limit = START_TIMEOUT_MS + minHealthy
     const now = this.#clock.now()
-    const pending = [...this.#trials].filter(([, trial]) => settledAt(trial, minHealthy) > now)
+    const pending = [...this.#trials].filter(([, trial]) => settledAt(trial, minHealthy, now) > now)
     const late = pending.find(([, { startedAt }]) => startedAt + limit <= now)
     if (late !== undefined) return this.#finish(`${this.#name(late[0])} ${whyLate(late[1], limit)}`)
     if (pending.length === 0 && this.#leaving.size === 0) return this.#finish()
     if (pending.length === 0) return
-    const times = pending.map(([, trial]) => Math.min(settledAt(trial, minHealthy), trial.startedAt + limit))
+    const times = pending.map(([, trial]) =>
+      Math.min(settledAt(trial, minHealthy, now), trial.startedAt + limit),
+    )
     this.#timer = this.#clock.setTimeout(() => this.#review(), Math.min(...times) - now)
   }
 

@@ -26,9 +26,10 @@ export class BackendsSeen {
 
 /** For the `start` message of the next worker. */
 export function knownOf(backends: readonly BackendReport[]): KnownBackends {
-  const entries = backends.map(({ id, slot, state, pid, uid, started = null }) => {
+  const entries = backends.map(({ id, slot, state, healthy, pid, uid, started = null }) => {
     const process = uid === undefined ? undefined : { pid, uid, started }
-    return [id, { slot, healthy: state !== 'starting' && state !== 'unhealthy', process }] as const
+    const seems = state !== 'starting' && state !== 'unhealthy'
+    return [id, { slot, healthy: healthy ?? seems, process }] as const
   })
   return Object.fromEntries(entries)
 }

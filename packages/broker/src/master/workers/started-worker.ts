@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import { BrokerError } from '../../errors.ts'
@@ -89,6 +89,17 @@ export class StartedWorker {
 
   get running(): boolean {
     return this.#child.running
+  }
+
+  /** Its log is another file than this process's, which was reopened after the start. */
+  get hasFormerLog(): boolean {
+    try {
+      const [theirs, ours] = [statSync(`/proc/${this.pid}/fd/1`), statSync('/proc/self/fd/1')]
+      return theirs.dev !== ours.dev || theirs.ino !== ours.ino
+    } catch {
+      // It has ended, or has closed it.
+      return false
+    }
   }
 
   /** For the next program to adopt it; undefined if it has ended. Its descriptors must stay open. */

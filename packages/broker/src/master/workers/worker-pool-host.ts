@@ -35,8 +35,8 @@ export interface WorkerPoolHost {
   startWorker(failures: number): StartedWorker
   /** A message, after the worker has noted what it reports about itself. */
   message(worker: WorkerProcess, message: FromWorker): void
-  /** A worker has ended and was removed from `workers`. */
-  ended(): void
+  /** A worker has ended and was removed from `workers`. @param served the one that backends were registered with: they register with the next one */
+  ended(served: boolean): void
   /** The managed backends, for the next master if this one is killed. Undefined if the serving worker is not to outlive this process. */
   estate(): Pick<Estate, 'fleet' | 'lifeline' | 'controls' | 'shifts' | 'tickets'> | undefined
   /** The shifts in force. */

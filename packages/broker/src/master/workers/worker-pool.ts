@@ -39,6 +39,8 @@ import type { Remains } from './worker-copies.ts'
 import type { Replaced, WorkerPoolHost } from './worker-pool-host.ts'
 import { WorkerProcess, type WorkerState } from './worker-process.ts'
 
+const STDOUT = 1
+
 /** Maximum starts of one worker if signals keep killing it. */
 const MAX_STARTS = 20
 
@@ -367,11 +369,15 @@ export class WorkerPool {
     this.#current?.send({ type: 'changed', change })
   }
 
-  /** Adds a listener under `baton run`. Resolves when the serving worker has it, or is gone: the next one starts with it. */
+  /**
+   * Adds a listener under `baton run`, in every worker that serves or is about to: one that is starting has its first orders already. Resolves when the
+   * serving worker has it, or is gone.
+   */
   async listen(listener: ListenerConfig, service: ServiceConfig, fd: OwnedFd): Promise<void> {
+    const message = { type: 'listen', parts: pack({ listener, service }) } as const
+    for (const worker of this.#workers) if (worker.role === 'current') worker.send(message, [fd.fd])
     const worker = this.#current
     if (worker === undefined) return
-    worker.send({ type: 'listen', parts: pack({ listener, service }) }, [fd.fd])
     await this.#conditions.until(() => !worker.alive || worker.listeners.has(listener.name))
   }
 
@@ -456,6 +462,8 @@ export class WorkerPool {
     const started = this.#host.startWorker(this.#failedStarts)
     const worker = WorkerProcess.start(++this.#started, started, this.#parts, this.#workerEvents)
     this.#workers.add(worker)
+    // One that was started early was not told.
+    if (started.hasFormerLog) worker.send({ type: 'log' }, [STDOUT])
     sendFirstOrders(worker, configuration, {
       backends: this.known,
       managed: this.#host.managed(),
@@ -598,7 +606,7 @@ export class WorkerPool {
     this.#counters.losses.ended(worker.hasWrittenNothing(remains?.accounts) ? NOTHING : last?.balance)
     if (last !== undefined) this.#counters.keep(last.counts)
     if (remains !== undefined) this.#survivors.add(remains.survivors, remains.release)
-    this.#host.ended()
+    this.#host.ended(worker === this.#current)
     const expected = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
     if (expected && (code === 0 || worker.isForeign)) this.#logger.info(log, 'worker has finished')

@@ -114,6 +114,8 @@ export class Registry {
   readonly #links = new Map<string, BackendLink>()
   /** Backends of a predecessor. */
   readonly #known: KnownBackends
+  /** Ids of those that were healthy there, until they register here. */
+  readonly #wereHealthy: Set<string>
   readonly #managed: ManagedProcesses | undefined
   readonly #bindings = new Bindings()
   #tickets: TicketKeys
@@ -141,6 +143,7 @@ export class Registry {
     this.#services = services
     this.#brokerId = brokerId
     this.#known = known
+    this.#wereHealthy = new Set(Object.keys(known).filter((id) => known[id]?.healthy === true))
     for (const [id, { process }] of Object.entries(known)) if (process) this.#bindings.bind(id, process)
     this.#managed = managed
     this.#tickets = tickets
@@ -439,6 +442,7 @@ export class Registry {
     older?.supersede()
     const id = older?.identity.ulid ?? this.#idFor(hello, peer)
     this.#bindings.bind(id, process)
+    const wasHealthy = this.#wereHealthy.delete(id)
     const endpoint = usableEndpoint(hello.reconnect)
     const identity = {
       ulid: id,
@@ -514,7 +518,7 @@ export class Registry {
             {
               ...healthCheck,
               relay: config.handoff === 'off',
-              healthy: older?.eligibility.health === 'healthy' || this.#known[id]?.healthy === true,
+              healthy: older === undefined ? wasHealthy : older.eligibility.health === 'healthy',
             },
             () => {
               service.available()
