@@ -132,8 +132,10 @@ export async function runConfiguration(chosen: Chosen, settings: FileSettings | 
   }
   env['BATON_MASTER_SOCKET'] = join(folder, 'master.sock')
   env['BATON_DRAIN_DEADLINE'] = String(await deadlineIn(config, settings))
-  const options = env['NODE_OPTIONS'] ?? process.env['NODE_OPTIONS']
-  env['NODE_OPTIONS'] = [options, `--import=${preload()}`].filter(Boolean).join(' ')
+  const { NODE_OPTIONS = process.env['NODE_OPTIONS'] } = env
+  // Another type is an error of the schema.
+  const options = typeof NODE_OPTIONS === 'string' ? [NODE_OPTIONS] : []
+  env['NODE_OPTIONS'] = [...options, `--import=${preload()}`].filter((option) => option !== '').join(' ')
   return config
 }
 
