@@ -5,9 +5,11 @@ import { ReturningBackends } from '../src/worker/registry/returning-backends.ts'
 // After the death of a worker its backends register with the next one. That loaded its admin server first, for as long as it takes to start a
 // program, and clients waited.
 
+const BACKEND = { slot: 'web-1', healthy: true }
+
 void t.test('what waits goes on with the last backend that returns', { timeout: LIMIT }, async (t) => {
   const registered = new Set<string>()
-  const returning = new ReturningBackends(['a', 'b'], (backend) => registered.has(backend))
+  const returning = new ReturningBackends({ a: BACKEND, b: BACKEND }, (backend) => registered.has(backend))
   let count = 0
   const waits = [returning.within(LIMIT), returning.within(LIMIT)].map((each) =>
     each.then(() => (count += 1)),
@@ -26,11 +28,16 @@ void t.test('what waits goes on with the last backend that returns', { timeout: 
 })
 
 void t.test('nothing waits where there was none', { timeout: LIMIT }, () =>
-  new ReturningBackends([], () => false).within(LIMIT),
+  new ReturningBackends({}, () => false).within(LIMIT),
+)
+
+// A reload during a deploy left the admin API without an answer for half a second, and agent checks for two: until the time was over.
+void t.test('nothing waits for a backend that drains', { timeout: LIMIT }, () =>
+  new ReturningBackends({ leaving: { ...BACKEND, draining: true } }, () => false).within(LIMIT),
 )
 
 void t.test('and not for ever for one that does not return', { timeout: LIMIT }, async (t) => {
-  const returning = new ReturningBackends(['gone'], () => false)
+  const returning = new ReturningBackends({ gone: BACKEND }, () => false)
   await returning.within(20)
   returning.changed()
   t.pass('it went on')

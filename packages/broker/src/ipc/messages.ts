@@ -66,12 +66,18 @@ export interface ManagedReport {
 
 /**
  * Backends known to the previous worker, by ULID. `slot`: the metric slot, so that the backend keeps its name on the next worker.
- * `healthy`: its health checks succeeded, or there are none, so it need not pass one again. `process`: the owner of the id.
+ * `healthy`: its health checks succeeded, or there are none, so it need not pass one again. `draining`: it takes no more connections, so
+ * nothing waits for it. `process`: the owner of the id.
  */
 export type KnownBackends = Readonly<
   Record<
     string,
-    { readonly slot: string; readonly healthy: boolean; readonly process?: PeerProcess | undefined }
+    {
+      readonly slot: string
+      readonly healthy: boolean
+      readonly draining?: boolean
+      readonly process?: PeerProcess | undefined
+    }
   >
 >
 

@@ -176,7 +176,7 @@ export function createWorker(
   }
   shift(given.shifts ?? {})
   for (const listener of config.listeners) listeners.add(listener, sockets.listeners.get(listener.name))
-  const returning = new ReturningBackends(Object.keys(given.known ?? {}), isRegistered)
+  const returning = new ReturningBackends(given.known ?? {}, isRegistered)
   const registry = new Registry({
     config,
     socket: sockets.control,

@@ -29,7 +29,7 @@ export function knownOf(backends: readonly BackendReport[]): KnownBackends {
   const entries = backends.map(({ id, slot, state, healthy, pid, uid, started = null }) => {
     const process = uid === undefined ? undefined : { pid, uid, started }
     const seems = state !== 'starting' && state !== 'unhealthy'
-    return [id, { slot, healthy: healthy ?? seems, process }] as const
+    return [id, { slot, healthy: healthy ?? seems, draining: state === 'draining', process }] as const
   })
   return Object.fromEntries(entries)
 }

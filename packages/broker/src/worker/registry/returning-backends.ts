@@ -1,12 +1,14 @@
+import type { KnownBackends } from '../../ipc/messages.ts'
+
 /** Backends that were registered with a worker that has ended, and register with this one: what answers for them, or takes time that they need, waits. */
 export class ReturningBackends {
   readonly #missing: Set<string>
   readonly #isRegistered: (backend: string) => boolean
   readonly #waiting = new Set<() => void>()
 
-  /** @param backends their ids, which they keep */
-  constructor(backends: readonly string[], isRegistered: (backend: string) => boolean) {
-    this.#missing = new Set(backends)
+  /** @param known those of that worker, by their ids, which they keep. One that drains may be gone for good */
+  constructor(known: KnownBackends, isRegistered: (backend: string) => boolean) {
+    this.#missing = new Set(Object.keys(known).filter((id) => known[id]?.draining !== true))
     this.#isRegistered = isRegistered
   }
 
