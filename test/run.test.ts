@@ -70,7 +70,13 @@ void t.test(
       http.createServer((_, response) => response.end(GREETING + ' ' + BATON_DRAIN_DEADLINE)).listen(${port})`,
     )
     const listener = { name: 'public', listen: '127.0.0.1:1', protocol: 'http', service: 'web' }
-    const app = { instances: 2, drainDeadline: '2m', cwd: '/', env: { GREETING: 'hello' } }
+    const app = {
+      instances: 2,
+      drainDeadline: '2m',
+      cwd: '/',
+      env: { GREETING: 'hello' },
+      envFiles: { staging: 'staging.env' },
+    }
     const token = join(folder, 'token')
     writeFileSync(token, 'a-token-of-the-file\n', { mode: 0o600 })
     const admin = { listen: `unix:${join(folder, 'admin.sock')}`, tokenFile: 'token' }
@@ -101,7 +107,7 @@ void t.test(
     t.match(config, {
       drainDeadline: '1m',
       admin: { ...admin, tokenFile: token },
-      services: { app: { cwd: folder } },
+      services: { app: { cwd: folder, envFiles: { staging: join(folder, 'staging.env') } } },
     })
     const status = new Program(t, process.execPath, [
       batonCommand,

@@ -324,6 +324,15 @@ void t.test('a deploy goes on only with what a worker says', { timeout: LIMIT },
     signal(worker, 'SIGCONT')
     t.same(await steps(session), ['started', 'ready', 'draining', 'stopped', 'done'])
   })
+
+  await t.test('the worker hangs until it is ended', async (t) => {
+    const { worker, session } = await deploy()
+    signal(worker, 'SIGSTOP')
+    // The empty report of the worker that is to take over counted as one about the new version.
+    await logs(broker, 'worker hangs; ending it')
+    t.notMatch(session.received, /^draining/m, 'the old version has not been touched')
+    t.equal((await steps(session)).at(-1), 'done')
+  })
 })
 
 void t.test('an unhealthy backend that registers again is checked first', { timeout: LIMIT }, async (t) => {

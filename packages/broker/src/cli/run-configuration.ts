@@ -56,14 +56,15 @@ export function readFileSettings(file: string): FileSettings {
         return false
       }),
     )
+  const absolute = (value: unknown): unknown =>
+    typeof value === 'string' ? resolve(dirname(resolve(file)), value) : value
   const withFile = (settings: Settings, key: string): Settings =>
-    typeof settings[key] === 'string'
-      ? { ...settings, [key]: resolve(dirname(resolve(file)), settings[key]) }
-      : settings
+    key in settings ? { ...settings, [key]: absolute(settings[key]) } : settings
 
   const { services, admin, security, ...broker } = objectAt('', parseFile(readConfigText(file), file))
   const { [RUN_SERVICE]: given, ...others } = objectAt('services', services)
-  const { env, ...app } = objectAt(`services.${RUN_SERVICE}`, given)
+  const { env, envFiles, ...app } = objectAt(`services.${RUN_SERVICE}`, given)
+  const files = Object.entries(objectAt(`services.${RUN_SERVICE}.envFiles`, envFiles))
   const isPort = (name: string) => new RegExp(`^${RUN_SERVICE}-\\d+$`).test(name)
   for (const name of Object.keys(others))
     if (!isPort(name))
@@ -77,7 +78,10 @@ export function readFileSettings(file: string): FileSettings {
       }),
     },
     admin: withFile(objectAt('admin', admin), 'tokenFile'),
-    app: without(app, `services.${RUN_SERVICE}.`, DECIDED_OF_APP),
+    app: {
+      ...without(app, `services.${RUN_SERVICE}.`, DECIDED_OF_APP),
+      envFiles: Object.fromEntries(files.map(([name, path]) => [name, absolute(path)])),
+    },
     env: objectAt(`services.${RUN_SERVICE}.env`, env),
     ports: Object.fromEntries(Object.entries(others).filter(([name]) => isPort(name))),
     unused,

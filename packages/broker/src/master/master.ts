@@ -455,7 +455,7 @@ export class Master {
     await this.#workerPool.stop(drainDeadline, isLeft)
     // The worker has exited, and backends still finish.
     if (!isLeft) this.#agentCheck = answerDraining(sockets)
-    this.#fleet.reported([])
+    this.#fleet.reported([], true)
     await this.#fleet.stop(Math.max(0, end - performance.now()))
     await this.#output.end()
     await this.#orphans.end(Math.min(ORPHANS_TIMEOUT_MS, Math.max(0, end - performance.now())))
@@ -503,8 +503,9 @@ export class Master {
       const backends = this.#backends()
       if (worker.role === 'leaving') this.#fleet.lost(backends)
       // While no worker serves, an empty list says nothing about the backends.
-      if (this.#workerPool.current !== undefined) {
-        this.#fleet.reported(backends)
+      const { current } = this.#workerPool
+      if (current !== undefined) {
+        this.#fleet.reported(backends, worker === current)
         this.#appRun.reported(backends)
       }
     }

@@ -93,6 +93,7 @@ export class SupervisedWorker {
     this.#report()
     if (snapshot !== undefined) this.#channel.send({ type: 'counted', snapshot })
   })
+  #reportsSoon = false
   #estate: KeptEstate | undefined
   #reception: Reception | undefined
   #accepts = false
@@ -291,7 +292,7 @@ export class SupervisedWorker {
       poller: this.#poller,
       known,
       managed: this.#managed,
-      onBackends: () => queueMicrotask(() => this.#report()),
+      onBackends: () => this.#reportSoon(),
       collect: () => this.#questions.collect(),
       reload: (by, wait) => this.#questions.reload(by, wait),
       shifts,
@@ -343,6 +344,16 @@ export class SupervisedWorker {
 
   #pong(): void {
     this.#channel.send({ type: 'pong', ...ABILITIES })
+  }
+
+  /** Once for everything that changes in a turn: a report names every backend. */
+  #reportSoon(): void {
+    if (this.#reportsSoon) return
+    this.#reportsSoon = true
+    queueMicrotask(() => {
+      this.#reportsSoon = false
+      this.#report()
+    })
   }
 
   #report(): void {

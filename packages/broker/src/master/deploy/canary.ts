@@ -1,3 +1,4 @@
+import { isOutdated } from './trial.ts'
 import { type BackendReport, reportedState } from '../fleet/backend-report.ts'
 
 /** The work of a backend since it registered. Counts begin again when a worker is replaced. */
@@ -26,6 +27,8 @@ export class Canary {
   /** Since the canary began. */
   readonly #sums: Record<'new' | 'old', Counts> = { new: { ...NOTHING }, old: { ...NOTHING } }
   #unreadySince: number | undefined
+  /** Time of the last report of the serving worker. */
+  #seenAt = Number.NEGATIVE_INFINITY
   /** Reported last, for each of its processes. */
   #states: readonly (string | undefined)[] = []
 
@@ -36,8 +39,12 @@ export class Canary {
     this.#version = version
   }
 
-  /** @returns why it is worse than the old version; undefined while it is not */
-  reported(reports: readonly BackendReport[], now: number): string | undefined {
+  /**
+   * @param fresh see `FleetObserver`
+   * @returns why it is worse than the old version; undefined while it is not
+   */
+  reported(reports: readonly BackendReport[], now: number, fresh: boolean): string | undefined {
+    if (fresh) this.#seenAt = now
     const own = reports.filter(({ service, state }) => service === this.#service && state !== 'draining')
     const isNew = ({ id, owner }: BackendReport) => this.#ids.includes(owner ?? id)
     const canary = own.filter(isNew)
@@ -52,8 +59,13 @@ export class Canary {
     return this.#unready(isOldReady, now) ?? worse(this.#sums.new, this.#sums.old, this.#ids.length)
   }
 
-  /** Whether all of its backends are ready now, according to the last report. */
-  get isReady(): boolean {
+  /** Whether all of its backends are ready now. */
+  isReadyAt(now: number): boolean {
+    return this.#isReady && !isOutdated(this.#seenAt, now)
+  }
+
+  /** According to the last report. */
+  get #isReady(): boolean {
     return this.#states.length > 0 && this.#states.every((state) => state === 'ready')
   }
 
@@ -67,7 +79,7 @@ export class Canary {
   }
 
   #unready(isOldReady: boolean, now: number): string | undefined {
-    if (!isOldReady || this.isReady) {
+    if (!isOldReady || this.#isReady) {
       this.#unreadySince = undefined
       return undefined
     }

@@ -111,8 +111,8 @@ export class Deploy {
     this.#next()
   }
 
-  /** All registered backends, of every service. */
-  reported(reports: readonly BackendReport[]): void {
+  /** All registered backends, of every service. @param fresh see `FleetObserver` */
+  reported(reports: readonly BackendReport[], fresh: boolean): void {
     if (this.#phase.kind === 'over') return
     for (const [id, instance] of this.#replaced) {
       if (reportedState(reports, id) === 'unhealthy')
@@ -120,13 +120,13 @@ export class Deploy {
     }
     if (this.#phase.kind === 'settling' && this.#leftovers().length === 0) return this.#finish()
     if (this.#phase.kind === 'canary') {
-      const problem = this.#phase.canary.reported(reports, this.#clock.now())
+      const problem = this.#phase.canary.reported(reports, this.#clock.now(), fresh)
       return problem === undefined ? this.#reviewCanary() : this.#failCanary(problem)
     }
     if (this.#phase.kind !== 'starting') return
     const { trials } = this.#phase
     for (const [instance, before] of trials) {
-      const after = observe(before, reportedState(reports, before.id), this.#clock.now())
+      const after = observe(before, reportedState(reports, before.id), this.#clock.now(), fresh)
       trials.set(instance, after)
       if (after.state === 'unhealthy') return this.#fail(instance, 'failed its health check')
       this.#reportReadiness(instance, before, after)
@@ -196,7 +196,7 @@ export class Deploy {
     if (settled <= now) return this.#canary === undefined ? this.#takeOver() : this.#beginCanary(this.#canary)
     for (const [instance, trial] of trials) {
       if (settledAt(trial, minHealthy, now) > now && trial.startedAt + this.#limit <= now) {
-        return this.#fail(instance, whyLate(trial, this.#limit))
+        return this.#fail(instance, whyLate(trial, this.#limit, now))
       }
     }
     const late = Math.min(...trials.map(([, { startedAt }]) => startedAt + this.#limit))
@@ -214,7 +214,7 @@ export class Deploy {
     const text = `version ${version} gets ${formatShare(share)} of the new connections for ${formatDuration(time)}`
     this.#report('canary', undefined, text)
     // Where the comparison begins.
-    this.reported(this.#plan.fleet.reports)
+    this.reported(this.#plan.fleet.reports, true)
   }
 
   /** The canary is no worse so far. At the end of its time it must be ready. */
@@ -228,7 +228,7 @@ export class Deploy {
       return
     }
     // Otherwise with the next report.
-    if (!canary.isReady) return
+    if (!canary.isReadyAt(this.#clock.now())) return
     this.#report('canary', undefined, `no worse than the old version: ${canary.summary}`)
     this.#endCanary()
     this.#takeOver()

@@ -71,7 +71,7 @@ function roll(
   const done = new Promise<DeployResult>((resolve) => (resolveDone = resolve))
   const forget = fleet.observe(service.name, {
     exited: ({ id, output }, exit) => deploy.exited(id, exit, output),
-    reported: (reports) => deploy.reported(reports),
+    reported: (reports, fresh) => deploy.reported(reports, fresh),
     stopped: () => deploy.cancel('the broker is stopping'),
   })
   const versions = { new: target(), old: service.stable }

@@ -28,7 +28,8 @@ export interface FleetOptions extends FleetContext {
 /** Receives every exit and every report, after the fleet has handled it. */
 export interface FleetObserver {
   exited(process: ManagedProcess, exit: ProcessExit): void
-  reported(reports: readonly BackendReport[]): void
+  /** @param fresh what the serving worker says now; otherwise its part is that of its last report */
+  reported(reports: readonly BackendReport[], fresh: boolean): void
   /** The fleet stops, or lets go of its processes. */
   stopped(): void
 }
@@ -103,11 +104,13 @@ export class Fleet {
   /**
    * Replaces the list of the workers' backends. During a reload it contains those of both workers, since draining backends stay with the
    * old one. After a worker's death, wait for the report of the next one: otherwise everything would seem to have drained.
+   *
+   * @param fresh see `FleetObserver`
    */
-  reported(reports: readonly BackendReport[]): void {
+  reported(reports: readonly BackendReport[], fresh = true): void {
     this.#reports = reports
     for (const service of this.#services.values()) service.reported(reports)
-    for (const observer of this.#observers.values()) observer.reported(reports)
+    for (const observer of this.#observers.values()) observer.reported(reports, fresh)
   }
 
   /**
@@ -120,7 +123,7 @@ export class Fleet {
    */
   lost(reports: readonly BackendReport[], served = false): void {
     for (const service of this.#services.values()) service.lost(reports, served)
-    if (served) for (const observer of this.#observers.values()) observer.reported(reports)
+    if (served) for (const observer of this.#observers.values()) observer.reported(reports, false)
   }
 
   get reports(): readonly BackendReport[] {

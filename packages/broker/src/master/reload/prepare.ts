@@ -217,7 +217,7 @@ export class ReloadPreparation {
   ): Promise<string> {
     const { workerPool, operationLock } = this.#parts
     writeCompiledCode()
-    const hasCaught = watchCaughtSignals()
+    const hasCaught = await this.#watchSignals()
     const restore = blockSignals()
     try {
       for (let attempt = 1; ; attempt++) {
@@ -237,6 +237,17 @@ export class ReloadPreparation {
     } finally {
       restore()
     }
+  }
+
+  /** The pipe of signals is not found while one is in it: it is read in two turns of the event loop at most. */
+  async #watchSignals(): Promise<(() => boolean) | undefined> {
+    for (let attempt = 1; attempt < MAX_ATTEMPTS; attempt++) {
+      const hasCaught = watchCaughtSignals()
+      if (hasCaught !== undefined) return hasCaught
+      await setImmediate()
+      await setImmediate()
+    }
+    return undefined
   }
 
   /** Executes the next program. Returns only on failure, with the reason, and if `isInterrupted`. */

@@ -55,7 +55,7 @@ export class Replacement {
       exited: ({ id, output }, exit) => {
         if (id === this.#trial.id) this.#fail(describeExit(exit), output)
       },
-      reported: (reports) => this.#reported(reports),
+      reported: (reports, fresh) => this.#reported(reports, fresh),
       stopped: () => this.displace(),
     })
     const generation = service.instance(number)?.generation ?? service.stable
@@ -72,8 +72,8 @@ export class Replacement {
     this.#finish({ kind: 'displaced' })
   }
 
-  #reported(reports: readonly BackendReport[]): void {
-    this.#trial = observe(this.#trial, reportedState(reports, this.#trial.id), this.#clock.now())
+  #reported(reports: readonly BackendReport[], fresh: boolean): void {
+    this.#trial = observe(this.#trial, reportedState(reports, this.#trial.id), this.#clock.now(), fresh)
     if (this.#trial.state === 'unhealthy') return this.#fail('failed its health check')
     this.#review()
   }
@@ -89,7 +89,7 @@ export class Replacement {
       this.#service.promote(this.#number)
       return this.#finish({ kind: 'replaced', backend: this.#trial.id, pid: this.#pid })
     }
-    if (late <= now) return this.#fail(whyLate(this.#trial, limit))
+    if (late <= now) return this.#fail(whyLate(this.#trial, limit, now))
     this.#timer = this.#clock.setTimeout(() => this.#review(), Math.min(settled, late) - now)
   }
 

@@ -70,7 +70,7 @@ export class Scaling {
     const before = this.#service.numbers.length
     const forget = this.#fleet.observe(this.#service.name, {
       exited: (process, exit) => this.#exited(process, describeExit(exit)),
-      reported: (reports) => this.#reported(reports),
+      reported: (reports, fresh) => this.#reported(reports, fresh),
       stopped: () => this.#finish('the broker is stopping'),
     })
     const { started, retired, stopped } = this.#service.scale(instances, configured)
@@ -98,9 +98,9 @@ export class Scaling {
     this.#progress(`started ${this.#name(number)}: pid ${process?.pid ?? 'none'}, backend ${process?.id}`)
   }
 
-  #reported(reports: readonly BackendReport[]): void {
+  #reported(reports: readonly BackendReport[], fresh: boolean): void {
     for (const [number, before] of this.#trials) {
-      const after = observe(before, reportedState(reports, before.id), this.#clock.now())
+      const after = observe(before, reportedState(reports, before.id), this.#clock.now(), fresh)
       this.#trials.set(number, after)
       if (after.state === 'unhealthy') return this.#finish(`${this.#name(number)} failed its health check`)
       if (before.readySince === undefined && after.readySince !== undefined)
@@ -127,7 +127,7 @@ export class Scaling {
     const now = this.#clock.now()
     const pending = [...this.#trials].filter(([, trial]) => settledAt(trial, minHealthy, now) > now)
     const late = pending.find(([, { startedAt }]) => startedAt + limit <= now)
-    if (late !== undefined) return this.#finish(`${this.#name(late[0])} ${whyLate(late[1], limit)}`)
+    if (late !== undefined) return this.#finish(`${this.#name(late[0])} ${whyLate(late[1], limit, now)}`)
     if (pending.length === 0 && this.#leaving.size === 0) return this.#finish()
     if (pending.length === 0) return
     const times = pending.map(([, trial]) =>

@@ -1,4 +1,4 @@
-import { existsSync, statSync } from 'node:fs'
+import { existsSync, readlinkSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import { BrokerError } from '../../errors.ts'
@@ -94,8 +94,8 @@ export class StartedWorker {
   /** Its log is another file than this process's, which was reopened after the start. */
   get hasFormerLog(): boolean {
     try {
-      const [theirs, ours] = [statSync(`/proc/${this.pid}/fd/1`), statSync('/proc/self/fd/1')]
-      return theirs.dev !== ours.dev || theirs.ino !== ours.ino
+      // Only their names: a log on a file system that hangs must not be looked at here.
+      return readlinkSync(`/proc/${this.pid}/fd/1`) !== readlinkSync('/proc/self/fd/1')
     } catch {
       // It has ended, or has closed it.
       return false

@@ -482,6 +482,7 @@ export class WorkerPool {
       return socketpair('stream')
     } catch (error) {
       old.send({ type: 'serve' })
+      old.isKept()
       this.#retire(next)
       throw error
     }

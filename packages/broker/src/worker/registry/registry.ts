@@ -442,7 +442,6 @@ export class Registry {
     older?.supersede()
     const id = older?.identity.ulid ?? this.#idFor(hello, peer)
     this.#bindings.bind(id, process)
-    const wasHealthy = this.#wereHealthy.delete(id)
     const endpoint = usableEndpoint(hello.reconnect)
     const identity = {
       ulid: id,
@@ -486,6 +485,7 @@ export class Registry {
       return undefined
     }
     control.welcomed()
+    const wasHealthy = this.#wereHealthy.delete(id)
     const { ackDeadline, tokenTtl, maxStuck, failureLimit, healthCheck } = config
     const link: BackendLink = new BackendLink(
       identity,
@@ -501,6 +501,8 @@ export class Registry {
         drainBegins: () => this.#onChange?.(),
         ended: (ended) => {
           checks?.stop()
+          // It was to move to another worker. If that one fails, it returns.
+          if (ended.askedToReconnect && ended.eligibility.health === 'healthy') this.#wereHealthy.add(id)
           if (this.#links.get(id) === ended) this.#links.delete(id)
           this.#removeRelaySocket(identity)
           this.#slots.giveBack(identity.slot)
