@@ -342,21 +342,11 @@ void t.test('an unhealthy backend that registers again is checked first', { time
       services: { web: { healthCheck, holdTimeout: '10m', ackDeadline: '10m', tokenTtl: '20m' }, other: {} },
     },
   })
-  const register = (frame = {}) => FalseBackend.register(t, broker.control, hello('web', frame))
+  const register = (frame = {}) => FalseBackend.responsive(t, broker.control, hello('web', frame))
   const state = (wanted: string) =>
     broker.until(({ services }) => services[0]?.backends.at(-1)?.state === wanted, `it is ${wanted}`)
   let peer = await register()
   const { backend } = peer.welcome
-  const answered = new Set<object>()
-  let isAnswering = true
-  const beats = setInterval(() => {
-    for (const frame of isAnswering ? peer.wire.all('heartbeat') : []) {
-      if (frame.reply || answered.has(frame)) continue
-      answered.add(frame)
-      peer.wire.write({ type: 'heartbeat', id: frame.id, reply: true })
-    }
-  }, 50)
-  t.teardown(() => clearInterval(beats))
   const fail = async (count: number) => {
     for (let failed = 1; failed <= count; failed++) {
       const offer = (await peer.offers(failed)).at(-1)
@@ -388,7 +378,7 @@ void t.test('an unhealthy backend that registers again is checked first', { time
 
   await fail(3)
   await state('unhealthy')
-  isAnswering = false
+  peer.wire.answersProbes = false
   await state('unresponsive')
   // The master gets a list of all.
   await FalseBackend.register(t, broker.control, hello('other'))

@@ -34,7 +34,7 @@ export function observe(trial: Trial, state: string | undefined, now: number, fr
   return { ...trial, state, seenAt: fresh ? now : trial.seenAt, readySince }
 }
 
-/** Whether the serving worker has not reported for so long that its last report says nothing about now. */
+/** Whether the last report of the serving worker is too old to tell how a process is now. */
 export function isOutdated(seenAt: number, now: number): boolean {
   return now - seenAt > MAX_REPORT_AGE_MS
 }
